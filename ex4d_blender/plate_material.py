@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the plate lies on the mesh: as light of its own colour, where the plate saw the surface.
+
+The artist's material shows holes where nothing was seen. The conditioning needs other behaviour: an unseen
+face is no hole but hides what is behind it. `conditioning_material` makes that of the artist's material, so
+that a changed albedo or a grade between albedo and emission counts there too.
+"""
+
+from __future__ import annotations
+
+import bpy
+
+from ..ex4d_engine.shot import Shot
+from .plate_images import follow_timeline, load_sequence
+
+ALBEDO_UV = "albedo"
+SEEN_UV = "seen"
+SHOT_PROPERTY = "ex4d_shot"
+
+ALBEDO_NODE = "EX-4D Albedo"
+SEEN_NODE = "EX-4D Seen"
+PLATE_NODE = "EX-4D Plate"
+UNSEEN_NODE = "EX-4D Unseen Faces"
+UNSEEN_GREY = 0.02
+
+
+def plate_material(shot: Shot, name: str) -> bpy.types.Material:
+    """The artist's material of a shot: emission of the albedo; unseen faces are holes, or grey by one value."""
+    plate = shot.require_plate()
+    material = bpy.data.materials.new(name)
+    material.use_nodes = True
+    # Without this the plate's mesh would be sampled as a lamp of half a million triangles
+    material.cycles.emission_sampling = "NONE"
+    tree = material.node_tree
+    tree.nodes.clear()
+
+    albedo = _image_node(tree, ALBEDO_NODE, ALBEDO_UV, (-300, 200))
+    albedo.image = load_sequence(shot.albedo_file(plate.first), f"{name} albedo", is_colour=True)
+    albedo.interpolation, albedo.extension = "Linear", "EXTEND"
+    seen = _image_node(tree, SEEN_NODE, SEEN_UV, (-300, -100))
+    seen.image = load_sequence(shot.seen_file(plate.first), f"{name} seen", is_colour=False)
+    seen.interpolation, seen.extension = "Closest", "EXTEND"
+    for texture in (albedo, seen):
+        follow_timeline(texture.image_user, plate)
+
+    emission = _node(tree, "ShaderNodeEmission", PLATE_NODE, (100, 200))
+    unseen = _node(tree, "ShaderNodeMixShader", "", (300, -150))
+    unseen.label = "Unseen: 0 hole, 1 grey"
+    amount = _node(tree, "ShaderNodeValue", UNSEEN_NODE, (100, -50))
+    amount.label = "Unseen: 0 hole, 1 grey"
+    amount.outputs[0].default_value = 0.0
+    hole = _node(tree, "ShaderNodeBsdfTransparent", "", (100, -150))
+    grey = _node(tree, "ShaderNodeEmission", "", (100, -250))
+    grey.inputs["Color"].default_value = (UNSEEN_GREY, UNSEEN_GREY, UNSEEN_GREY, 1.0)
+    surface = _node(tree, "ShaderNodeMixShader", "", (500, 100))
+    output = _node(tree, "ShaderNodeOutputMaterial", "", (700, 100))
+
+    tree.links.new(albedo.outputs["Color"], emission.inputs["Color"])
+    tree.links.new(amount.outputs[0], unseen.inputs[0])
+    tree.links.new(hole.outputs[0], unseen.inputs[1])
+    tree.links.new(grey.outputs[0], unseen.inputs[2])
+    tree.links.new(seen.outputs["Color"], surface.inputs[0])
+    tree.links.new(unseen.outputs[0], surface.inputs[1])
+    tree.links.new(emission.outputs[0], surface.inputs[2])
+    tree.links.new(surface.outputs[0], output.inputs["Surface"])
+    tree.nodes.active = albedo  # the one that solid view with texture colour shows
+    return material
+
+
+def is_plate_material(material: bpy.types.Material | None) -> bool:
+    """Whether a material is one of ours, its parts still there."""
+    return (
+        material is not None
+        and SHOT_PROPERTY in material
+        and material.node_tree is not None
+        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, SEEN_NODE, PLATE_NODE))
+    )
+
+
+def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
+    """A copy of a plate material for the conditioning: seen faces shine, unseen ones are held out.
+
+    A held-out face gives black and alpha 0 and still hides what is behind it, so that one render holds colour
+    and mask.
+    """
+    copy = material.copy()
+    tree = copy.node_tree
+    held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
+    surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
+    output = _node(tree, "ShaderNodeOutputMaterial", "", (700, -300))
+    tree.links.new(tree.nodes[SEEN_NODE].outputs["Color"], surface.inputs[0])
+    tree.links.new(held_out.outputs[0], surface.inputs[1])
+    tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[2])
+    tree.links.new(surface.outputs[0], output.inputs["Surface"])
+    for other in tree.nodes:
+        if other.bl_idname == "ShaderNodeOutputMaterial":
+            other.is_active_output = other == output
+    return copy
+
+
+def show_in_workbench(material: bpy.types.Material, node_name: str) -> None:
+    """Workbench draws the active image node of a material and nothing else of it."""
+    material.node_tree.nodes.active = material.node_tree.nodes[node_name]
+
+
+def _image_node(tree: bpy.types.NodeTree, name: str, uv_map: str, location: tuple[int, int]) -> bpy.types.Node:
+    coordinates = _node(tree, "ShaderNodeUVMap", "", (location[0] - 250, location[1]))
+    coordinates.uv_map = uv_map
+    texture = _node(tree, "ShaderNodeTexImage", name, location)
+    tree.links.new(coordinates.outputs["UV"], texture.inputs["Vector"])
+    return texture
+
+
+def _node(tree: bpy.types.NodeTree, kind: str, name: str, location: tuple[int, int]) -> bpy.types.Node:
+    made = tree.nodes.new(kind)
+    made.location = location
+    if name:
+        made.name = made.label = name
+    return made

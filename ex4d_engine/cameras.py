@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All axis and lens mathematics, in one place. Standard library and numpy: shared with the add-on.
+
+Conventions: OpenCV axes (x right, y down, z forward); `camera_to_world` (4,4) float64; K in pixels with
+(0,0) the image's top-left *corner* and pixel centres at +0.5, so that a camera is the same camera at
+every resolution: K scales by the size and nothing else. Our world is the source camera at frame one
+(when its pose is unknown). Blender's world has z up, its cameras look along −z with y up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import Ex4dError
+from .shot import Matrix
+
+Array = NDArray[np.float64]
+
+# our world (x right, y down, z forward) → Blender's (x right, y forward, z up); a rotation
+WORLD_TO_BLENDER: Array = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+# OpenCV camera axes ↔ OpenGL and Blender camera axes (its own inverse)
+FLIP_YZ: Array = np.diag([1.0, -1.0, -1.0, 1.0])
+
+DEFAULT_FIELD_OF_VIEW_DEG = 50.0  # of the longer side; a 28–35 mm lens on a phone or full frame
+
+
+def intrinsics_from_fov(width: int, height: int, fov_deg: float = DEFAULT_FIELD_OF_VIEW_DEG) -> Array:
+    """K (3,3) with square pixels and a centred axis; `fov_deg` is the angle of the longer side.
+
+    Raises:
+        Ex4dError: `camera_invalid` unless 0 < fov_deg < 180.
+    """
+    if not 0.0 < fov_deg < 180.0:
+        raise Ex4dError("camera_invalid", f"A field of view of {fov_deg:g}° is impossible.", "Give 1° to 179°.")
+    focal = 0.5 * max(width, height) / math.tan(math.radians(fov_deg) / 2)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=np.float64)
+
+
+def fov_from_intrinsics(intrinsics: Array, width: int, height: int) -> float:
+    """Field of view of the longer side in degrees; the inverse of `intrinsics_from_fov`."""
+    focal = intrinsics[0, 0] if width >= height else intrinsics[1, 1]
+    return math.degrees(2 * math.atan(0.5 * max(width, height) / focal))
+
+
+def scaled_intrinsics(intrinsics: Array, scale_x: float, scale_y: float) -> Array:
+    """The same camera at another resolution: with (0,0) at the corner only a scale, no half-pixel terms."""
+    return np.diag([scale_x, scale_y, 1.0]) @ np.asarray(intrinsics, dtype=np.float64)
+
+
+def fitted_intrinsics(intrinsics: Array, source: tuple[int, int], target: tuple[int, int]) -> Array:
+    """The same lens on a frame of another size and aspect, keeping the whole source in view.
+
+    Args:
+        source, target: (width, height). The pixel stays square: nothing is squashed.
+    """
+    scale = min(target[0] / source[0], target[1] / source[1])
+    fitted = scaled_intrinsics(intrinsics, scale, scale)
+    fitted[0, 2] += (target[0] - scale * source[0]) / 2
+    fitted[1, 2] += (target[1] - scale * source[1]) / 2
+    return fitted
+
+
+def pixel_rays(intrinsics: Array, columns: Array, rows: Array) -> Array:
+    """Rays (..., 3) with z = 1 through image positions (columns, rows) in pixels from the corner."""
+    inverse = np.linalg.inv(intrinsics)
+    positions = np.stack(np.broadcast_arrays(columns, rows, np.ones(())), axis=-1)
+    rays: Array = positions @ inverse.T
+    return rays / rays[..., 2:3]
+
+
+def project(points: Array, intrinsics: Array, camera_to_world: Array) -> tuple[Array, Array]:
+    """World points (..., 3) → image positions (..., 2) in pixels from the corner, and z depth (...)."""
+    world_to_camera = np.linalg.inv(camera_to_world)
+    local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+    image = local @ np.asarray(intrinsics).T
+    return image[..., :2] / image[..., 2:3], local[..., 2]
+
+
+def look_at(eye: Array, target: Array, up: Array | None = None) -> Array:
+    """camera_to_world (4,4) of a camera at `eye` that looks at `target`; `up` defaults to −y (y is down).
+
+    Raises:
+        Ex4dError: `camera_invalid` when eye and target coincide or the view is along `up`.
+    """
+    up = np.array([0.0, -1.0, 0.0]) if up is None else np.asarray(up, dtype=np.float64)
+    forward = np.asarray(target, dtype=np.float64) - eye
+    length = np.linalg.norm(forward)
+    right = np.cross(forward, up)
+    if length == 0 or np.linalg.norm(right) < 1e-9 * length:
+        raise Ex4dError("camera_invalid", "A camera cannot look at its own place or straight up.", "Move its target.")
+    forward = forward / length
+    right = right / np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(forward, right), forward, eye
+    return pose
+
+
+def as_matrix(array: Array) -> Matrix:
+    """Nested tuples of floats, the form that the shot folder keeps."""
+    return tuple(tuple(float(value) for value in row) for row in np.asarray(array))
+
+
+def check_camera(intrinsics: Array, camera_to_world: Array) -> None:
+    """Raises `camera_invalid` unless K is a perspective camera and the pose is a rotation and a place."""
+    if not (np.isfinite(intrinsics).all() and np.isfinite(camera_to_world).all()):
+        raise Ex4dError("camera_invalid", "A camera holds a value that is not a number.", "Check the camera's file.")
+    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or abs(intrinsics[2, 2] - 1) > 1e-9:
+        raise Ex4dError("camera_invalid", "A camera's focal length is not positive.", "Check the camera's file.")
+    rotation = camera_to_world[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
+        raise Ex4dError("camera_invalid", "A camera's pose is not a rotation.", "Remove scale and mirroring from it.")
+
+
+# ------------------------------------------------------------------------------------------- Blender
+
+
+def blender_from_camera_to_world(camera_to_world: Array) -> Array:
+    """Our camera_to_world → the `matrix_world` of a Blender camera in Blender's world."""
+    result: Array = WORLD_TO_BLENDER @ camera_to_world @ FLIP_YZ
+    return result
+
+
+def camera_to_world_from_blender(matrix_world: Array) -> Array:
+    """`matrix_world` of a Blender camera → ours. A scale of the camera object means nothing and is dropped."""
+    matrix = np.array(matrix_world, dtype=np.float64)
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (lengths == 0).any():
+        raise Ex4dError("camera_unsupported", "The camera's scale is zero.", "Set the camera's scale to 1.")
+    matrix[:3, :3] /= lengths
+    result: Array = WORLD_TO_BLENDER.T @ matrix @ FLIP_YZ
+    return result
+
+
+def blender_lens_from_intrinsics(
+    intrinsics: Array, width: int, height: int, sensor_width_mm: float = 36.0
+) -> tuple[float, float, float]:
+    """(lens mm, shift_x, shift_y) of a Blender camera with sensor_fit HORIZONTAL and square pixels."""
+    focal = float(intrinsics[0, 0])
+    shift_x = (width / 2 - float(intrinsics[0, 2])) / width
+    shift_y = (float(intrinsics[1, 2]) - height / 2) / width
+    return focal / width * sensor_width_mm, shift_x, shift_y
+
+
+def intrinsics_from_blender(
+    *,
+    size: tuple[int, int],
+    pixel_aspect: tuple[float, float],
+    sensor_fit: str,
+    sensor_mm: tuple[float, float],
+    lens_mm: float,
+    shift: tuple[float, float],
+) -> Array:
+    """K of a Blender perspective camera; within 0.004 px of `calc_matrix_camera` on Blender 4.2–5.2.
+
+    Args:
+        size: rendered (width, height) in pixels, after the resolution percentage.
+    """
+    width, height = size
+    aspect_x, aspect_y = pixel_aspect
+    if sensor_fit == "AUTO":
+        horizontal, sensor = width * aspect_x >= height * aspect_y, sensor_mm[0]
+    else:
+        horizontal = sensor_fit == "HORIZONTAL"
+        sensor = sensor_mm[0] if horizontal else sensor_mm[1]
+    view = width * aspect_x if horizontal else height * aspect_y
+    focal = lens_mm / sensor * view
+    return np.array(
+        [
+            [focal / aspect_x, 0, width / 2 - shift[0] * view / aspect_x],
+            [0, focal / aspect_y, height / 2 + shift[1] * view / aspect_y],
+            [0, 0, 1],
+        ],
+        dtype=np.float64,
+    )
+
+
+# ----------------------------------------------------------------------------- the reference's camera
+
+
+def reference_extrinsics(camera_to_world: Array) -> Array:
+    """camera_to_world → the reference's `extrinsics`: OpenGL world-to-camera, in its OpenGL-like world.
+
+    Its camera files hold world-to-camera matrices whose rows 1 and 2 (y and z) are negated, while its
+    world is ours (x right, y down, z forward).
+    """
+    result: Array = FLIP_YZ @ np.linalg.inv(camera_to_world)
+    return result
+
+
+def camera_to_world_from_reference(extrinsics: Array) -> Array:
+    """The inverse of `reference_extrinsics`; rows are re-orthonormalised as the file holds float32."""
+    world_to_camera = FLIP_YZ @ np.asarray(extrinsics, dtype=np.float64)
+    left, _, right = np.linalg.svd(world_to_camera[:3, :3])
+    world_to_camera[:3, :3] = left @ right
+    result: Array = np.linalg.inv(world_to_camera)
+    return result
+
+
+def slerp_rotations(first: Array, second: Array, weight: float) -> Array:
+    """The rotation (3,3) a share `weight` of the way from `first` to `second`, by the shorter arc."""
+    relative = first.T @ second
+    angle = math.acos(float(np.clip((np.trace(relative) - 1) / 2, -1, 1)))
+    if angle < 1e-9:
+        return first
+    if math.pi - angle < 1e-6:  # the axis from R − Rᵀ vanishes; R + I holds it instead
+        values = relative + np.eye(3)
+        axis = values[:, int(np.argmax(np.linalg.norm(values, axis=0)))]
+    else:
+        axis = np.array(
+            [relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]]
+        )
+    return first @ rotation_about(axis, angle * weight)
+
+
+def rotation_about(axis: Sequence[float] | Array, angle_rad: float) -> Array:
+    """Rotation (3,3) by the right-hand rule about `axis` (Rodrigues)."""
+    x, y, z = np.asarray(axis, dtype=np.float64) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    result: Array = np.eye(3) + math.sin(angle_rad) * cross + (1 - math.cos(angle_rad)) * (cross @ cross)
+    return result

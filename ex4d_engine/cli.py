@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line `ex4d`: thin. Every command is a stage function on a shot folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import Ex4dError
+from .progress import Terminal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    reporter = Terminal()
+    try:
+        status: int = options.run(options, reporter)
+        return status
+    except Ex4dError as error:
+        reporter.close()
+        print(f"ex4d: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"      {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        reporter.close()
+        print("ex4d: Stopped. Finished frames are kept; run the command again to resume.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ex4d", description="Give a shot another camera move.")
+    parser.add_argument("--version", action="version", version=f"ex4d {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("reconstruct", help="clip → plate, depth and watertight mesh in a shot folder")
+    command.add_argument("video", metavar="VIDEO", help="movie, image, folder or pattern (name.####.png)")
+    command.add_argument("--shot", type=Path, required=True, metavar="DIR", help="the shot folder to make")
+    _add_source_options(command)
+    command.set_defaults(run=_reconstruct)
+
+    command = commands.add_parser("render", help="shot + camera → a new take with colour and mask")
+    command.add_argument("shot", type=Path, metavar="SHOT")
+    _add_camera_options(command, required=True)
+    command.set_defaults(run=_render)
+
+    command = commands.add_parser("generate", help="fill a take's holes and write the result")
+    command.add_argument("shot", type=Path, metavar="SHOT")
+    command.add_argument("--take", required=True, metavar="N", help="number or name of the take")
+    _add_generate_options(command)
+    command.set_defaults(run=_generate)
+
+    command = commands.add_parser("run", help="reconstruct, render and generate in one go")
+    command.add_argument("video", metavar="VIDEO")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the shot folder to make")
+    _add_source_options(command)
+    _add_camera_options(command, required=True)
+    _add_generate_options(command)
+    command.set_defaults(run=_run)
+
+    command = commands.add_parser("demo", help="the whole job through the real Blender add-on, without any download")
+    command.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
+    command.add_argument("--video", type=Path, metavar="FILE", help="your own clip instead of the bundled one")
+    command.add_argument("--blender", type=Path, metavar="PATH", help="a Blender, or a Python that has the bpy wheel")
+    command.add_argument("--orbit", type=float, default=30.0, metavar="DEGREES")
+    command.set_defaults(run=_demo)
+
+    command = commands.add_parser("doctor", help="what works on this machine, and what to install where it does not")
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser("worker", help="serve Blender over stdin and stdout (not for people)")
+    command.set_defaults(run=_worker)
+    return parser
+
+
+def _add_source_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("the clip")
+    group.add_argument("--first", type=int, metavar="N", help="first frame, in the clip's own numbers")
+    group.add_argument("--last", type=int, metavar="N", help="last frame, included")
+    group.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
+    group.add_argument("--start-number", type=int, metavar="N", help="number of a movie's first frame (default 1)")
+    group.add_argument("--fov", type=float, metavar="DEGREES", help="field of view of the longer side")
+    group.add_argument("--compat", choices=("none", "reference"), default="none", help="the reference's geometry")
+    group = command.add_argument_group("depth")
+    group.add_argument("--depth", default=None, metavar="SOURCE", help="name of a depth source (see doctor)")
+    group.add_argument("--depth-file", metavar="PATH", help="depth maps: folder, pattern, .npz or video")
+    group.add_argument("--depth-meaning", choices=("z", "disparity", "normalised_disparity"), default="z")
+    group.add_argument("--depth-near", type=float, metavar="Z")
+    group.add_argument("--depth-far", type=float, metavar="Z")
+
+
+def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> None:
+    group = command.add_argument_group("the camera")
+    choice = group.add_mutually_exclusive_group(required=required)
+    choice.add_argument("--camera", type=Path, metavar="FILE", help="our .json, or the reference's .npz")
+    choice.add_argument("--orbit", type=float, metavar="DEGREES", help="−90 … 90 about the subject; positive: right")
+    choice.add_argument("--move", choices=("dolly", "truck", "crane", "still"), help="another move; see --amount")
+    group.add_argument("--amount", type=float, default=0.3, help="of a move, as a share of the subject's distance")
+    group.add_argument("--frames", type=int, metavar="N", help="length of the path (default: the clip's)")
+    group.add_argument("--pivot", type=float, metavar="Z", help="depth of the orbit's pivot (default: the subject's)")
+    group.add_argument("--freeze", type=int, metavar="FRAME", help="bullet time: hold this frame while moving")
+    group.add_argument("--linear", action="store_true", help="constant speed, no slow start and end")
+    group.add_argument("--size", metavar="WxH", help="output size (default: the plate's)")
+    group.add_argument("--label", default="", help="a name for the take")
+    group.add_argument("--raster", choices=("opengl", "nvdiffrast"), default="opengl")
+
+
+def _add_generate_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", default="preview", metavar="NAME", help="preview, draft, final or fast")
+    command.add_argument("--seed", type=int, default=0)
+
+
+# Imports stand inside the commands, so that --help and errors in the arguments come at once.
+
+
+def _reconstruct(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .stages import reconstruct
+
+    started = time.monotonic()
+    shot = reconstruct(source_settings(options), options.shot, reporter)
+    plate = shot.require_plate()
+    _print(shot=options.shot, frames=plate.count, size=[plate.width, plate.height], seconds=_since(started))
+    return 0
+
+
+def _render(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .shot import load_shot, new_take
+    from .stages import render
+
+    started = time.monotonic()
+    shot = load_shot(options.shot)
+    path = camera_path(shot, options)
+    first = shot.require_plate().first
+    take = new_take(shot, path.frames, path.size, first=first, fps=path.fps, label=options.label)
+    take = render(shot, take, reporter, raster=options.raster)
+    _print(shot=options.shot, take=take.name, frames=len(take.frames), size=list(path.size), seconds=_since(started))
+    return 0
+
+
+def _generate(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .shot import load_shot, load_take
+    from .stages import generate
+
+    started = time.monotonic()
+    shot = load_shot(options.shot)
+    take = generate(shot, load_take(shot, options.take), options.preset, reporter, seed=options.seed)
+    _print(shot=options.shot, take=take.name, result=take.result_file, seconds=_since(started))
+    return 0
+
+
+def _run(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .shot import new_take
+    from .stages import generate, reconstruct, render
+
+    started = time.monotonic()
+    shot = reconstruct(source_settings(options), options.out, reporter)
+    path = camera_path(shot, options)
+    take = new_take(shot, path.frames, path.size, first=shot.require_plate().first, fps=path.fps, label=options.label)
+    take = render(shot, take, reporter, raster=options.raster)
+    take = generate(shot, take, options.preset, reporter, seed=options.seed)
+    _print(shot=options.out, take=take.name, result=take.result_file, seconds=_since(started))
+    return 0
+
+
+def _demo(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .demo import run_demo
+
+    summary = run_demo(options.out, options.video, options.blender, options.orbit, reporter)
+    print(json.dumps(summary, ensure_ascii=False))
+    return 0
+
+
+def _doctor(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .doctor import report
+
+    lines, healthy = report()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+def _worker(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .worker import serve
+
+    return serve()
+
+
+def source_settings(options: argparse.Namespace) -> Any:
+    """The `ReconstructSettings` that the clip and depth options ask for."""
+    from .stages import ReconstructSettings
+
+    depth_options: dict[str, Any] = {}
+    if options.depth_file:
+        depth_options = {"path": options.depth_file, "meaning": options.depth_meaning}
+        if options.depth_near is not None:
+            depth_options["near"] = options.depth_near
+        if options.depth_far is not None:
+            depth_options["far"] = options.depth_far
+        if options.depth not in (None, "file"):
+            raise Ex4dError("bad_request", "--depth-file goes with --depth file.", "Leave --depth out.")
+    settings = ReconstructSettings(
+        source=str(options.video),
+        first=options.first,
+        last=options.last,
+        stride=options.stride,
+        first_number=options.start_number,
+        depth_options=depth_options,
+        fov_deg=options.fov,
+        compat=options.compat,
+    )
+    depth = "file" if options.depth_file else options.depth
+    return settings if depth is None else ReconstructSettings(**{**settings.__dict__, "depth": depth})
+
+
+def camera_path(shot: Any, options: argparse.Namespace) -> Any:
+    """The `Trajectory` that the camera options ask for, in the shot's world and at the output size."""
+    from . import trajectories
+
+    plate, geometry = shot.require_plate(), shot.require_geometry()
+    size = _size(options.size) if options.size else (plate.width, plate.height)
+    if options.camera is not None:
+        return trajectories.load_trajectory(options.camera, shot=shot).resized(size)
+    count = options.frames if options.frames is not None else plate.count
+    if count < 1:
+        raise Ex4dError("camera_invalid", f"A path of {count} frames is impossible.", "Give 1 or more.")
+    pivot = options.pivot if options.pivot is not None else geometry.subject
+    name, amount = ("orbit", options.orbit) if options.orbit is not None else (options.move, options.amount)
+    poses = trajectories.preset(name, amount, count, pivot, smooth=not options.linear)
+    return trajectories.along(shot, poses, frozen=options.freeze, size=size)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+        raise Ex4dError("bad_request", f"{text!r} is no output size.", "Give it like 1920x1080.")
+    return int(width), int(height)
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)
+
+
+def _print(**entries: Any) -> None:
+    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in entries.items()}))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A model folder and an adapter file become a pipeline, complete or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from ..errors import Ex4dError
+from ..progress import Reporter
+from .camera_encoder import CameraEncoder
+from .checkpoints import load_adapter
+from .pipeline import Ex4dPipeline
+from .scheduler import FLOW_SHIFT, euler_scheduler
+from .transformer import Ex4dTransformer3DModel
+
+COMPONENTS = ("tokenizer", "text_encoder", "image_encoder", "vae", "transformer")
+"""Sub-folders a model folder must have: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
+
+
+def load_pipeline(
+    model_folder: Path,
+    adapter: Path | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    reporter: Reporter,
+) -> Ex4dPipeline:
+    """The pipeline of a diffusers folder, ready to generate on `device`.
+
+    The folder's solver is not used, since the weights belong to flow-matching Euler. Transformer and text encoder
+    are in `dtype` (norms and time embedding stay float32, as diffusers keeps them); VAE, image and camera encoder
+    are small, run once and stay float32.
+
+    Args:
+        model_folder: a folder in diffusers' layout, stock Wan or saved by `Ex4dPipeline.save_pretrained`.
+        adapter: an EX-4D file (LoRA and camera encoder, attached under "ex4d"), or None if the folder has its own
+            camera encoder, or none is needed.
+        dtype, device: where and in which precision to compute.
+        reporter: told of each component; its `check` is called between them.
+
+    Raises:
+        Ex4dError: `model_missing` naming what is not there; `model_invalid` for weights that are damaged or do not
+            fit; `out_of_memory`; `cancelled`.
+    """
+    check_model_folder(model_folder)
+    if adapter is not None and not adapter.is_file():
+        raise Ex4dError(
+            "model_missing", f"There is no EX-4D adapter {adapter}.", "Download the adapter or correct the path."
+        )
+    precisions: dict[str, tuple[type[Any], torch.dtype]] = {
+        "text_encoder": (UMT5EncoderModel, dtype),
+        "image_encoder": (CLIPVisionModel, torch.float32),
+        "vae": (AutoencoderKLWan, torch.float32),
+        "transformer": (Ex4dTransformer3DModel, dtype),
+    }
+    if (model_folder / "camera_encoder").is_dir() and adapter is None:
+        precisions["camera_encoder"] = (CameraEncoder, torch.float32)
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # the reporter shows ours
+    components: dict[str, Any] = {
+        "tokenizer": AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True),
+        "scheduler": euler_scheduler(folder_shift(model_folder)),
+    }
+    total = len(precisions) + 1
+    for done, (name, (kind, precision)) in enumerate(precisions.items()):
+        reporter.check()
+        reporter.progress("load model", done, total)
+        components[name] = _component(kind, model_folder / name, precision)
+    reporter.check()
+    if adapter is not None:
+        components["camera_encoder"] = load_adapter(adapter, components["transformer"])
+    reporter.progress("load model", total - 1, total)
+    try:
+        pipeline = Ex4dPipeline(**components).to(device)
+    except torch.OutOfMemoryError as error:
+        raise Ex4dError(
+            "out_of_memory", f"{model_folder.name} does not fit in {device}'s memory.", "Choose a smaller memory tier."
+        ) from error
+    reporter.progress("load model", total, total)
+    return pipeline
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises `model_missing` unless `folder` has every component, each with its files."""
+    hint = (
+        "Download Wan2.1-I2V-14B-480P in diffusers' layout, or choose the folder that holds it "
+        f"(with {', '.join(COMPONENTS)} inside)."
+    )
+    if not folder.is_dir():
+        raise Ex4dError("model_missing", f"There is no model folder {folder}.", hint)
+    missing = [name for name in COMPONENTS if not any((folder / name).glob("*.json"))]
+    missing += [
+        f"{name}/*.safetensors"
+        for name in COMPONENTS[1:]
+        if name not in missing and not any((folder / name).glob("*.safetensors"))
+    ]
+    if missing:
+        raise Ex4dError("model_missing", f"The model folder {folder} lacks {', '.join(missing)}.", hint)
+
+
+def folder_shift(folder: Path) -> float:
+    """The noise shift of a folder's flow-matching Euler scheduler; the published 5.0 where it has another solver."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return FLOW_SHIFT
+    config = json.loads(path.read_text(encoding="utf-8"))
+    is_euler = config.get("_class_name") == "FlowMatchEulerDiscreteScheduler"
+    return float(config.get("shift", FLOW_SHIFT)) if is_euler else FLOW_SHIFT
+
+
+def _component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
+    """One model of a folder with every tensor accounted for: the libraries only log what they could not find."""
+    precision = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
+    try:
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **{precision: dtype}
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise Ex4dError(
+            "model_invalid", f"{folder} could not be read ({error}).", "Download this part of the model again."
+        ) from error
+    wrong = {what: sorted(map(str, names)) for what, names in info.items() if names}
+    if wrong:
+        listing = "; ".join(f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in wrong.items())
+        raise Ex4dError(
+            "model_invalid",
+            f"The weights in {folder} do not fit ({listing}).",
+            "Download this part of the model again.",
+        )
+    return model.eval()

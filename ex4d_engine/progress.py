@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a running stage speaks to whoever started it: a terminal, the pipe, or a test."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from .errors import Cancelled
+
+
+class Reporter(Protocol):
+    """What a stage may call. Every call is cheap; `check` is called once a frame or step."""
+
+    def progress(self, stage: str, done: int, total: int) -> None: ...
+
+    def log(self, message: str) -> None: ...
+
+    def preview(self, path: Path) -> None: ...
+
+    def check(self) -> None:
+        """Raises `Cancelled` if the user asked to stop."""
+        ...
+
+
+class Silent:
+    """Reports nothing; cancellable from another thread. The base of the others."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        pass
+
+    def log(self, message: str) -> None:
+        pass
+
+    def preview(self, path: Path) -> None:
+        pass
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Terminal(Silent):
+    """One progress bar a stage and log lines between them, all on stderr (stdout is for results)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._stage = ""
+        self._started = time.monotonic()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage or self._bar is None:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(total=total, desc=f"{stage:<22}", unit="frame", file=sys.stderr, dynamic_ncols=True)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def log(self, message: str) -> None:
+        tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+            self._stage = ""

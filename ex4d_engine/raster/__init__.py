@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drawing the DW-Mesh from a new camera: colour, mask and depth. One small interface, two backends.
+
+`opengl` is the default everywhere. `nvdiffrast` is optional: its licence allows research and evaluation only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dwmesh.ray_grid import RayGrid
+from ..errors import Ex4dError
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """color: (H,W,3) uint8, black where unseen; mask: (H,W) uint8, 255 = seen in the plate;
+    depth: (H,W) float32 z in the new camera of whatever was hit, seen or not; 0 where nothing was.
+    """
+
+    color: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+
+
+class Raster(Protocol):
+    """Holds one shot's static mesh on a device. Use as a context manager, from one thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
+        """Gives the frame to draw: depth (H,W) float32, albedo (H,W,4) uint8, seen as in dwmesh/topology.py."""
+        ...
+
+    def draw(
+        self, intrinsics: NDArray[np.float64], source_to_camera: NDArray[np.float64], size: tuple[int, int]
+    ) -> Rendering:
+        """Draws the frame for a camera.
+
+        Args:
+            intrinsics: (3,3) for an output of `size` = (width, height).
+            source_to_camera: (4,4) from the source camera's space to the new camera's.
+        """
+        ...
+
+
+def _opengl(grid: RayGrid, *, near: float, reference: bool) -> Raster:
+    from .opengl import OpenGLRaster
+
+    return OpenGLRaster(grid, near=near, reference=reference)
+
+
+def _nvdiffrast(grid: RayGrid, *, near: float, reference: bool) -> Raster:
+    from .nvdiffrast import NvdiffrastRaster
+
+    return NvdiffrastRaster(grid, near=near, reference=reference)
+
+
+BACKENDS: Final[dict[str, Callable[..., Raster]]] = {"opengl": _opengl, "nvdiffrast": _nvdiffrast}
+AT_VERTEX: Final = 1e-3  # barycentric distance at which a fragment is a vertex, and so a pixel that the plate saw
+NEAR_SHARE: Final = 1e-4  # of the shot's nearest depth: a camera may pass this close to a surface
+
+
+def make_raster(name: str, grid: RayGrid, *, nearest: float, reference: bool = False) -> Raster:
+    """A raster for a shot's mesh.
+
+    Args:
+        nearest: the shot's smallest depth; the near plane is a small share of it, so any scene scale works.
+        reference: shade by vertex flags as the reference does, instead of by face.
+
+    Raises:
+        Ex4dError: unknown name, or what the backend lacks (`no_opengl`, `missing_package`).
+    """
+    if name not in BACKENDS:
+        raise Ex4dError("missing_package", f"There is no raster {name!r}.", f"Choose one of {', '.join(BACKENDS)}.")
+    return BACKENDS[name](grid, near=NEAR_SHARE * nearest, reference=reference)

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way of a shot: reconstruct → render → generate (→ composite), each a plain function on a shot folder.
+
+A stage skips what is already there and valid, so a killed run resumes where it stopped.
+"""
+
+from .generate import PRESETS, generate
+from .reconstruct import ReconstructSettings, reconstruct
+from .render import render
+
+__all__ = ["PRESETS", "ReconstructSettings", "generate", "reconstruct", "render"]

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The first stage: clip → plate → depth → DW-Mesh, streamed, whatever the clip's length."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..background import BackgroundWriter
+from ..cameras import as_matrix, intrinsics_from_fov
+from ..depth import DepthClip, depth_source
+from ..dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
+from ..dwmesh.ray_grid import RayGrid, ray_grid, reference_ray_grid, save_ray_grid
+from ..dwmesh.repair import far_surface, repair, sky_depth
+from ..errors import Ex4dError
+from ..files import prepare_folder
+from ..image_files import read_exr, read_png, write_exr_depth, write_png
+from ..progress import Reporter
+from ..reference_paths import reference_intrinsics
+from ..shot import COMPAT_MODES, Geometry, Plate, Shot, load_shot, save_shot
+from ..video import probe, read_frames
+
+BYTES_PER_PIXEL = 20  # plate and albedo PNG, depth EXR and flags together, measured on real clips, rounded up
+REFERENCE_Z_LIMITS = (1e-4, 1e4)
+
+
+@dataclass(frozen=True)
+class ReconstructSettings:
+    """What makes a shot.
+
+    source: a movie, an image, a folder or a pattern of images.
+    first, last, stride: which of the clip's own frame numbers; None is the clip's own end.
+    first_number: the number of a movie's first frame (a sequence keeps its files' numbers).
+    depth, depth_options: name of a depth source and its options.
+    fov_deg: field of view of the longer side; None takes the depth source's, else the stated default.
+    compat: "none", or "reference" for the reference implementation's geometry with its defects.
+    """
+
+    source: str
+    first: int | None = None
+    last: int | None = None
+    stride: int = 1
+    first_number: int | None = None
+    depth: str = "rough-pictorial"
+    depth_options: dict[str, Any] = field(default_factory=dict)
+    fov_deg: float | None = None
+    compat: str = "none"
+
+
+def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -> Shot:
+    """Makes the shot folder `root` from a clip, or finishes one that was interrupted.
+
+    A folder made from other settings is made anew; its takes stay.
+
+    Raises:
+        Ex4dError: for a clip, depth or folder that cannot be used, before work starts where possible.
+    """
+    _check(settings)
+    source = depth_source(settings.depth, **settings.depth_options)
+    info = probe(settings.source, first_number=settings.first_number or 1)
+    expected = info.frame_count or 1
+    prepare_folder(root, need_bytes=expected // settings.stride * info.width * info.height * BYTES_PER_PIXEL)
+    shot = _opened(settings, root, reporter)
+    if shot.plate is None:
+        shot = _decode_plate(settings, shot, reporter)
+    if shot.geometry is None:
+        plate = shot.require_plate()
+        clip = source.estimate(lambda: _plate_images(shot), plate.count, (plate.width, plate.height), reporter)
+        reporter.log(clip.note)
+        shot = _write_depth(settings, shot, clip, reporter)
+    _write_mesh(shot, reporter)
+    return shot
+
+
+def _check(settings: ReconstructSettings) -> None:
+    if settings.compat not in COMPAT_MODES:
+        raise Ex4dError(
+            "bad_request", f"There is no compat mode {settings.compat!r}.", f"Choose one of {', '.join(COMPAT_MODES)}."
+        )
+    if settings.stride < 1:
+        raise Ex4dError("bad_request", f"A stride of {settings.stride} is impossible.", "Give 1 or more.")
+    if settings.fov_deg is not None:
+        intrinsics_from_fov(1, 1, settings.fov_deg)  # refuses an impossible angle
+
+
+def _opened(settings: ReconstructSettings, root: Path, reporter: Reporter) -> Shot:
+    """The shot as far as it is done with these very settings, else a new one."""
+    wanted = {**dataclasses.asdict(settings), "source_stamp": _stamp(Path(settings.source))}
+    if (root / "shot.json").is_file():
+        shot = load_shot(root)
+        if shot.settings == wanted and (shot.plate is None or not _missing(shot, "plate")):
+            return (
+                shot
+                if shot.geometry is None or not _missing(shot, "depth")
+                else dataclasses.replace(shot, geometry=None)
+            )
+        if shot.settings != wanted:
+            reporter.log("The settings have changed: the shot is reconstructed anew; its takes are kept.")
+    for name in ("plate", "depth", "mesh"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    shot = Shot(root=root, settings=wanted)
+    save_shot(shot)
+    return shot
+
+
+def _stamp(source: Path) -> list[int] | None:
+    """Size and time of a single file, so that a clip that was rendered again under its name is read again."""
+    if not source.is_file():
+        return None
+    status = source.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _missing(shot: Shot, kind: str) -> bool:
+    name = {"plate": shot.plate_file, "depth": shot.depth_file}[kind]
+    return any(not name(number).is_file() for number in shot.require_plate().numbers)
+
+
+# --------------------------------------------------------------------------------------------- plate
+
+
+def _decode_plate(settings: ReconstructSettings, shot: Shot, reporter: Reporter) -> Shot:
+    first_number = settings.first_number or 1
+    reader = read_frames(
+        settings.source,
+        first=settings.first,
+        last=settings.last,
+        stride=settings.stride,
+        reporter=reporter,
+        first_number=first_number,
+    )
+    info = reader.info
+    for note in info.notes:
+        reporter.log(note)
+    (shot.root / "plate").mkdir(exist_ok=True)
+    start = info.first_number if settings.first is None else max(settings.first, info.first_number)
+    end = info.first_number + (info.frame_count or 1) - 1
+    end = end if settings.last is None else min(settings.last, end)
+    expected = max(1, (end - start) // settings.stride + 1)
+    count, width, height = 0, info.width, info.height
+    with BackgroundWriter() as writer:
+        for frame in reader:
+            reporter.check()
+            # files are numbered without gaps from the first source number: Blender's image sequences need it
+            image = frame.image if frame.alpha is None else np.dstack([frame.image, frame.alpha])
+            path = shot.plate_file(start + count)
+            if not path.is_file():
+                writer.submit(write_png, path, image)
+            count += 1
+            reporter.progress("decode", count, max(expected, count))
+    if count == 0:
+        raise Ex4dError("no_frames", f"{settings.source} holds no readable frame.", "Choose another clip or range.")
+    reporter.progress("decode", count, count)
+    shot = dataclasses.replace(
+        shot,
+        plate=Plate(
+            path=settings.source,
+            fps=info.fps / settings.stride,
+            first=start,
+            count=count,
+            width=width,
+            height=height,
+            source_first=start,
+            stride=settings.stride,
+            notes=(*info.notes, *reader.notes),
+        ),
+    )
+    save_shot(shot)
+    return shot
+
+
+def _plate_images(shot: Shot) -> Iterator[NDArray[np.uint8]]:
+    for number in shot.require_plate().numbers:
+        yield read_png(shot.plate_file(number))[..., :3]
+
+
+# --------------------------------------------------------------------------------------------- depth
+
+
+def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, reporter: Reporter) -> Shot:
+    plate = shot.require_plate()
+    (shot.root / "depth").mkdir(exist_ok=True)
+    shutil.rmtree(shot.root / "mesh", ignore_errors=True)  # made from an earlier depth, if there is one
+    nearest, farthest, unknown, skies, subjects = np.inf, 0.0, 0, [], []
+    count = 0
+    for number, frame in zip(plate.numbers, clip.frames, strict=False):
+        reporter.check()
+        depth = np.clip(frame.depth, *REFERENCE_Z_LIMITS) if settings.compat == "reference" else frame.depth
+        result = repair(depth, number)
+        finite = result.depth[np.isfinite(result.depth)]
+        if finite.size:
+            nearest, farthest = min(nearest, float(finite.min())), max(farthest, float(finite.max()))
+        if result.infinite:
+            skies.append(number)
+        unknown += result.unknown
+        subjects.append(subject_depth(result.depth))
+        write_exr_depth(shot.depth_file(number), result.depth.astype(np.float32))
+        count += 1
+        reporter.progress("depth", count, plate.count)
+    if count != plate.count:
+        raise Ex4dError(
+            "depth_mismatch",
+            f"The depth source gave {count} frames for a plate of {plate.count}.",
+            "Give one depth map a frame.",
+        )
+    sky = sky_depth(farthest)
+    for number in skies:
+        # the sky's depth is one for the shot, so it is known only now
+        depth = read_exr(shot.depth_file(number))
+        write_exr_depth(shot.depth_file(number), np.where(np.isfinite(depth), depth, np.float32(sky)))
+    if skies:
+        reporter.log(f"{len(skies)} frames hold sky or infinite depth; it was put at {sky:.3g} scene units.")
+    if unknown:
+        reporter.log(f"{unknown} depth values were no usable number and took their nearest neighbour's.")
+    finite_subjects = [value for value in subjects if np.isfinite(value)]
+    geometry = Geometry(
+        depth_source=settings.depth,
+        depth_note=clip.note,
+        intrinsics=as_matrix(_intrinsics(settings, plate, clip, reporter)),
+        near=nearest if np.isfinite(nearest) else sky,
+        far=far_surface(max(farthest, sky if skies else 0.0)),
+        subject=float(np.median(finite_subjects)) if finite_subjects else sky,
+        repaired=unknown,
+        compat=settings.compat,
+        poses=() if clip.camera_to_world is None else tuple(as_matrix(pose) for pose in clip.camera_to_world),
+    )
+    shot = dataclasses.replace(shot, geometry=geometry)
+    save_shot(shot)
+    return shot
+
+
+def subject_depth(depth: NDArray[np.float32]) -> float:
+    """The median depth of the subject: of the nearer half of the middle of the frame. depth: (H,W), may hold inf."""
+    height, width = depth.shape
+    middle = depth[height // 4 : height - height // 4, width // 4 : width - width // 4].ravel()
+    return float(np.median(middle[middle <= np.median(middle)]))
+
+
+def _intrinsics(
+    settings: ReconstructSettings, plate: Plate, clip: DepthClip, reporter: Reporter
+) -> NDArray[np.float64]:
+    if settings.compat == "reference":
+        return reference_intrinsics(plate.width, plate.height)
+    if settings.fov_deg is not None:
+        return intrinsics_from_fov(plate.width, plate.height, settings.fov_deg)
+    if clip.intrinsics is not None:
+        return clip.intrinsics
+    default = intrinsics_from_fov(plate.width, plate.height)
+    reporter.log("The lens is not known: a field of view of 50° is assumed. Give the real one for exact moves.")
+    return default
+
+
+# ---------------------------------------------------------------------------------------------- mesh
+
+
+def shot_ray_grid(shot: Shot) -> RayGrid:
+    """The static half of the shot's mesh, from its settings."""
+    plate, geometry = shot.require_plate(), shot.require_geometry()
+    intrinsics = np.array(geometry.intrinsics)
+    if geometry.compat == "reference":
+        return reference_ray_grid(plate.width, plate.height, intrinsics)
+    return ray_grid(plate.width, plate.height, intrinsics, geometry.far)
+
+
+def _write_mesh(shot: Shot, reporter: Reporter) -> None:
+    plate, geometry = shot.require_plate(), shot.require_geometry()
+    (shot.root / "mesh").mkdir(exist_ok=True)
+    grid = shot_ray_grid(shot)
+    if not shot.rays_file.is_file():
+        save_ray_grid(grid, shot.rays_file)
+    with BackgroundWriter() as writer:
+        for done, number in enumerate(plate.numbers):
+            reporter.check()
+            reporter.progress("mesh", done, plate.count)
+            if shot.seen_file(number).is_file() and shot.albedo_file(number).is_file():
+                continue
+            image, depth = read_png(shot.plate_file(number)), read_exr(shot.depth_file(number))
+            if geometry.compat == "reference":
+                seen, alpha = reference_seen(grid, depth)
+                # its colours fade to black towards flagged vertices: the vertex's colour is black itself
+                colour = image[..., :3] * (alpha[..., None] > 0)
+            else:
+                cover = image[..., 3] if image.shape[2] == 4 else None
+                seen = seen_faces(depth, cover)
+                colour, alpha = image[..., :3], seen_pixels(seen, plate.width, plate.height)
+            writer.submit(write_png, shot.seen_file(number), seen)
+            writer.submit(write_png, shot.albedo_file(number), np.dstack([colour, alpha]))
+    reporter.progress("mesh", plate.count, plate.count)

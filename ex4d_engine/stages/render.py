@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The second stage: the DW-Mesh seen from a take's cameras: colour, mask and depth a frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..background import BackgroundWriter
+from ..dwmesh.ray_grid import load_ray_grid
+from ..errors import Ex4dError
+from ..files import prepare_folder
+from ..image_files import read_exr, read_png, write_exr_depth, write_png
+from ..progress import Reporter
+from ..raster import Raster, Rendering, make_raster
+from ..shot import CameraFrame, Shot, Take, save_take, with_record
+
+BYTES_PER_PIXEL = 12  # colour, mask and depth of the conditioning, rounded up
+
+
+class MeshFrames:
+    """The shot's frames on a raster. Keeps the last few in memory, as paths stand still or swing back."""
+
+    def __init__(self, shot: Shot, raster: Raster, keep: int = 2) -> None:
+        self._shot, self._raster, self._keep = shot, raster, keep
+        self._frames: OrderedDict[int, tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]] = OrderedDict()
+        self._shown: int | None = None
+
+    def draw(self, number: int, camera: CameraFrame, size: tuple[int, int]) -> Rendering:
+        """Shot frame `number` seen from `camera` (whose own `source` does not matter here)."""
+        if self._shown != number:
+            self._raster.set_frame(*self._load(number))
+            self._shown = number
+        world_to_camera = np.linalg.inv(np.array(camera.camera_to_world))
+        return self._raster.draw(
+            np.array(camera.intrinsics), world_to_camera @ np.array(self._shot.source_pose(number)), size
+        )
+
+    def _load(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        if number not in self._frames:
+            shot = self._shot
+            files = (shot.depth_file(number), shot.albedo_file(number), shot.seen_file(number))
+            for file in files:
+                if not file.is_file():
+                    raise Ex4dError("shot_missing", f"{file} is missing.", "Reconstruct the clip again: it resumes.")
+            self._frames[number] = (read_exr(files[0]), read_png(files[1]), read_png(files[2]))
+            if len(self._frames) > self._keep:
+                self._frames.popitem(last=False)
+        self._frames.move_to_end(number)
+        return self._frames[number]
+
+
+def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl") -> Take:
+    """Draws colour, mask and depth for every frame of the take; frames that are there are kept.
+
+    Raises:
+        Ex4dError: `no_opengl`, `shot_missing` for a file that is gone, `disk_full`.
+    """
+    geometry = shot.require_geometry()
+    reference = geometry.compat == "reference"
+    started = time.monotonic()
+    size = (take.width, take.height)
+    todo = [
+        (number, frame)
+        for number, frame in zip(take.numbers, take.frames, strict=True)
+        if not all(take.file(layer, number).is_file() for layer in ("color", "mask", "depth"))
+    ]
+    prepare_folder(take.root, need_bytes=len(todo) * take.width * take.height * BYTES_PER_PIXEL)
+    done = len(take.frames) - len(todo)
+    with (
+        make_raster(raster, load_ray_grid(shot.rays_file), nearest=geometry.near, reference=reference) as backend,
+        BackgroundWriter() as writer,
+    ):
+        frames = MeshFrames(shot, backend)
+        for index, (number, camera) in enumerate(todo):
+            reporter.check()
+            reporter.progress("render", done + index, len(take.frames))
+            drawn = frames.draw(camera.source, camera, size)
+            if reference and number == take.first:
+                drawn = _source_frame(shot, take, camera, drawn)
+            writer.submit(write_exr_depth, take.file("depth", number), drawn.depth)
+            writer.submit(write_png, take.file("color", number), drawn.color)
+            writer.submit(write_png, take.file("mask", number), drawn.mask)
+    reporter.progress("render", len(take.frames), len(take.frames))
+    take = dataclasses.replace(take, conditioning="engine")
+    seconds = {**take.record.get("seconds", {}), "render": round(time.monotonic() - started, 3)}
+    take = with_record(take, raster=raster, seconds=seconds)
+    save_take(take)
+    return take
+
+
+def _source_frame(shot: Shot, take: Take, camera: CameraFrame, drawn: Rendering) -> Rendering:
+    """The reference overwrites frame 0 with the plate, whatever the camera sees."""
+    plate = read_png(shot.plate_file(camera.source))[..., :3]
+    if plate.shape[:2] != (take.height, take.width):
+        return drawn
+    return Rendering(plate, np.full(plate.shape[:2], 255, np.uint8), drawn.depth)
