@@ -49,6 +49,18 @@ def set_still_png(render: bpy.types.RenderSettings) -> None:
     settings.color_management = "FOLLOW_SCENE"
 
 
+def animation_curves(data: bpy.types.AnimData) -> list[bpy.types.FCurve]:
+    """The F-curves that move a data-block: of the action up to 4.3, of the slot's channel bags from 4.4 on."""
+    if data.action is None:
+        return []
+    if not hasattr(data.action, "layers"):
+        return list(data.action.fcurves)
+    if data.action_slot is None:
+        return []
+    bags = [strip.channelbag(data.action_slot) for layer in data.action.layers for strip in layer.strips]
+    return [curve for bag in bags if bag is not None for curve in bag.fcurves]
+
+
 def strips(editor: bpy.types.SequenceEditor) -> Any:
     """The collection of strips: `sequences` up to 4.3, `strips` from 4.4 on."""
     return editor.strips if hasattr(editor, "strips") else editor.sequences

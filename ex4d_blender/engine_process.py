@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The engine as Blender sees it: a child process that is asked for jobs and answers with messages. No bpy.
 
-Everything here returns at once except `wait_hello` and `stop`, so a timer can call it on Blender's main
+Everything here returns at once but `wait_hello` and `stop`, so a timer can call it on Blender's main
 thread. The engine may die at any moment; its jobs then end with an `Error` like any other failed job, and
 `start` begins anew.
 """
@@ -30,6 +30,7 @@ PARENT_VARIABLE: Final = "EX4D_PARENT_PID"
 OLDEST_PYTHON: Final = (3, 11)
 STDERR_LINES: Final = 200
 STOP_GRACE_S: Final = 3.0
+HELLO_TIMEOUT_S: Final = 30.0
 _WINDOWS: Final = sys.platform == "win32"
 
 
@@ -143,30 +144,43 @@ class EngineProcess:
         self._late += self._deaths()
         self._run, self._stop_asked = run, False
 
-    def wait_hello(self, timeout_s: float = 30.0) -> protocol.Hello:
+    def wait_hello(self, timeout_s: float = HELLO_TIMEOUT_S) -> protocol.Hello:
         """Waits until the engine has said hello; messages that follow stay for `poll`.
 
         Raises:
             Ex4dError: `engine_missing` when it ended or kept silent instead; it is then stopped.
         """
+        if self._run is not None:
+            self._run.ready.wait(timeout_s)
+        hello = self.check_hello()
+        if hello is None:
+            self.stop(grace_s=0.0)
+            raise _missing(f"The engine did not answer within {timeout_s:g} s.", "Check it in the preferences.")
+        return hello
+
+    def check_hello(self) -> protocol.Hello | None:
+        """What the engine said of itself, or None while it is still starting; never waits for it.
+
+        Raises:
+            Ex4dError: `engine_missing` when it ended instead, or is of another version; it is then stopped.
+        """
         run = self._run
         if run is None:
             raise _missing("The engine is not started.", "Start it.")
-        run.ready.wait(timeout_s)
+        if not run.ready.is_set():
+            return None
         if run.hello is not None and run.hello.protocol == protocol.PROTOCOL_VERSION:
             return run.hello
-        reason = self._why_no_hello(run, timeout_s)
+        reason = self._why_no_hello(run)
         self.stop(grace_s=0.0)
         raise reason
 
-    def _why_no_hello(self, run: _Run, timeout_s: float) -> Ex4dError:
+    def _why_no_hello(self, run: _Run) -> Ex4dError:
         if run.hello is not None:
             return _missing(
                 f"The engine speaks protocol {run.hello.protocol}; this add-on {protocol.PROTOCOL_VERSION}.",
                 "Install the add-on and the engine from one release.",
             )
-        if self.is_alive:
-            return _missing(f"The engine did not answer within {timeout_s:g} s.", "Check it in the preferences.")
         version = _python_version(self.command[0])
         if version is not None and version < OLDEST_PYTHON:
             return _missing(

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How the plate lies on the mesh: as light of its own colour, where the plate saw the surface.
 
+Seen is what a face's texel in the `seen` image says, and every vertex: a vertex is a pixel of the plate. The
+second matters in the source view, whose pixel centres lie exactly on vertices, and which of the faces around a
+vertex a renderer hits there is chance. The engine's raster does the same (ex4d_engine/raster/mesh.frag.glsl).
+
 The artist's material shows holes where nothing was seen. The conditioning needs other behaviour: an unseen
 face is no hole but hides what is behind it. `conditioning_material` makes that of the artist's material, so
 that a changed albedo or a grade between albedo and emission counts there too.
@@ -15,10 +19,13 @@ from .plate_images import follow_timeline, load_sequence
 
 ALBEDO_UV = "albedo"
 SEEN_UV = "seen"
+CORNER_ATTRIBUTE = "corner"  # (1,0,0), (0,1,0) or (0,0,1): interpolated, barycentric coordinates in a face
+AT_VERTEX = 1e-3  # barycentric distance, as in ex4d_engine/raster
 SHOT_PROPERTY = "ex4d_shot"
 
 ALBEDO_NODE = "EX-4D Albedo"
 SEEN_NODE = "EX-4D Seen"
+SHOWN_NODE = "EX-4D Shown"
 PLATE_NODE = "EX-4D Plate"
 UNSEEN_NODE = "EX-4D Unseen Faces"
 UNSEEN_GREY = 0.02
@@ -29,8 +36,9 @@ def plate_material(shot: Shot, name: str) -> bpy.types.Material:
     plate = shot.require_plate()
     material = bpy.data.materials.new(name)
     material.use_nodes = True
-    # Without this the plate's mesh would be sampled as a lamp of half a million triangles
-    material.cycles.emission_sampling = "NONE"
+    # without this the plate's mesh would be sampled as a lamp of half a million triangles
+    if hasattr(material, "cycles"):  # Cycles is an add-on: it can be switched off
+        material.cycles.emission_sampling = "NONE"
     tree = material.node_tree
     tree.nodes.clear()
 
@@ -55,11 +63,12 @@ def plate_material(shot: Shot, name: str) -> bpy.types.Material:
     surface = _node(tree, "ShaderNodeMixShader", "", (500, 100))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, 100))
 
+    shown = _shown(tree, seen)
     tree.links.new(albedo.outputs["Color"], emission.inputs["Color"])
     tree.links.new(amount.outputs[0], unseen.inputs[0])
     tree.links.new(hole.outputs[0], unseen.inputs[1])
     tree.links.new(grey.outputs[0], unseen.inputs[2])
-    tree.links.new(seen.outputs["Color"], surface.inputs[0])
+    tree.links.new(shown.outputs[0], surface.inputs[0])
     tree.links.new(unseen.outputs[0], surface.inputs[1])
     tree.links.new(emission.outputs[0], surface.inputs[2])
     tree.links.new(surface.outputs[0], output.inputs["Surface"])
@@ -73,7 +82,7 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
         material is not None
         and SHOT_PROPERTY in material
         and material.node_tree is not None
-        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, SEEN_NODE, PLATE_NODE))
+        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, SHOWN_NODE, PLATE_NODE))
     )
 
 
@@ -88,7 +97,7 @@ def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
     held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
     surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, -300))
-    tree.links.new(tree.nodes[SEEN_NODE].outputs["Color"], surface.inputs[0])
+    tree.links.new(tree.nodes[SHOWN_NODE].outputs[0], surface.inputs[0])
     tree.links.new(held_out.outputs[0], surface.inputs[1])
     tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[2])
     tree.links.new(surface.outputs[0], output.inputs["Surface"])
@@ -98,9 +107,29 @@ def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
     return copy
 
 
-def show_in_workbench(material: bpy.types.Material, node_name: str) -> None:
-    """Workbench draws the active image node of a material and nothing else of it."""
-    material.node_tree.nodes.active = material.node_tree.nodes[node_name]
+def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node) -> bpy.types.Node:
+    """1 on seen faces and at vertices, else 0."""
+    corner = _node(tree, "ShaderNodeAttribute", "", (-850, -350))
+    corner.attribute_type, corner.attribute_name = "GEOMETRY", CORNER_ATTRIBUTE
+    parts = _node(tree, "ShaderNodeSeparateXYZ", "", (-650, -350))
+    tree.links.new(corner.outputs["Vector"], parts.inputs[0])
+
+    def math(
+        operation: str, first: bpy.types.NodeSocket, second: bpy.types.NodeSocket | float, column: int, name: str
+    ) -> bpy.types.Node:
+        made = _node(tree, "ShaderNodeMath", name, (column, -350))
+        made.operation = operation
+        tree.links.new(first, made.inputs[0])
+        if isinstance(second, float):
+            made.inputs[1].default_value = second
+        else:
+            tree.links.new(second, made.inputs[1])
+        return made
+
+    nearest = math("MAXIMUM", parts.outputs[0], parts.outputs[1], -450, "")
+    nearest = math("MAXIMUM", nearest.outputs[0], parts.outputs[2], -250, "")
+    at_vertex = math("GREATER_THAN", nearest.outputs[0], 1 - AT_VERTEX, -50, "")
+    return math("MAXIMUM", at_vertex.outputs[0], seen.outputs["Color"], 100, SHOWN_NODE)
 
 
 def _image_node(tree: bpy.types.NodeTree, name: str, uv_map: str, location: tuple[int, int]) -> bpy.types.Node:

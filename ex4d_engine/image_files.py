@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Single image files: PNG and EXR in and out, in RGB order, lossless and atomic.
 
-Depth is written as one float32 channel called `Y`, ZIP compressed. Blender 4.2, 4.5 and 5.0 read that exactly, as
-a grey image with the value in R, G and B. A channel called `Z`, the custom elsewhere, is read by Blender's image
-loader as *uninitialised memory*, and `depth.Z` makes it a multilayer image that an image texture cannot show
-(tests/blender/test_depth_exr.py measures this). `read_exr` finds either.
+Depth is written as one float32 channel called `Y`, ZIP compressed. Blender 4.2, 4.5 and 5.0 read that to the bit, as
+a grey image with the value in R, G and B (tests/blender/test_depth_exr.py). A lone `Z`, the custom elsewhere, comes
+out of Blender's image loader as uninitialised memory, and `depth.Z` as a multilayer image, which no image texture can
+show. `read_exr` finds them all.
 
 Paths never reach OpenCV: its own readers and writers fail on non-ASCII names on Windows.
 """

@@ -81,7 +81,10 @@ def find_sequence(path: Path, first_number: int = 1) -> ImageSequence | None:
         # 1001 may be padded to four digits or not padded at all: the way that finds more files is the one meant.
         paddings = {len(numbered["number"])} if numbered["number"].startswith("0") else {len(numbered["number"]), 1}
         found = max(
-            (_siblings(path.parent, numbered["prefix"], numbered["suffix"], padding) for padding in sorted(paddings)),
+            (
+                _siblings(path.parent, numbered["prefix"], numbered["suffix"], padding)
+                for padding in sorted(paddings, reverse=True)
+            ),
             key=lambda sequence: len(sequence.numbers),
         )
         if len(found.numbers) > 1:

@@ -27,6 +27,8 @@ from .plate import PlateFrame, PlateInfo
 from .progress import Reporter
 
 ASSUMED_RATE: Final = Fraction(24)
+# A clip that would become this many times as long has broken time stamps: its frames are counted instead.
+MAX_STRETCH: Final = 100
 # Decoding from the start is always right; seeking pays where more frames than this lie before the first one wanted.
 # Frames are stored out of order by up to 16, so the search for a key frame starts that much earlier.
 SEEK_FROM: Final = 100
@@ -72,16 +74,12 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
     """
     with _opened(path) as (container, stream):
         decoder = _decoder(stream)
-        times, untimed, packets, first, whole, end = array("q"), 0, 0, None, True, 0
+        times, packets, first, whole, end = array("q"), 0, None, True, 0
         for packet in _packets(container, stream):
-            if packet is None:
-                whole = False
-                break
-            if packet.size and not packet.is_discard:
+            whole = packet is not None
+            if packet is not None and packet.size and not packet.is_discard:
                 packets += 1
-                if packet.pts is None:
-                    untimed += 1
-                else:
+                if packet.pts is not None:
                     times.append(packet.pts)
                     end = max(end, packet.pts + (packet.duration or 0))
             if first is None:
@@ -90,25 +88,10 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
             raise Ex4dError("no_frames", f"{path} holds no frames.", "Export the clip again.")
         if first is None:
             raise Ex4dError("unreadable_video", f"No frame of {path} can be decoded.", "Export the clip again.")
-        notes = _notes_on_picture(stream, first)
-        time_base = stream.time_base or 1 / ASSUMED_RATE
-        guesses = [stream.guessed_rate, stream.average_rate, stream.base_rate]
-        start = first.pts if untimed == 0 else None
-        shown = np.sort(np.frombuffer(times, np.int64)) if start is not None else np.zeros(0, np.int64)
-        shown = shown[shown >= start] if start is not None else shown  # leading frames that lack their reference
-        fps, constant = find_rate(shown, time_base, guesses)
-        if fps is None:
-            fps = ASSUMED_RATE
-            notes.append("The clip states no frame rate: 24 is assumed.")
-        count = packets
-        if len(shown):
-            count = int(ticks(shown, time_base, fps)[-1]) + 1
-        if start is None:
-            notes.append("The clip carries no time stamps: its frames are counted.")
-        elif not constant:
-            notes.append(f"The frame rate varies: {len(shown)} frames become {count} at {fps} a second by their times.")
-        missing = _stated_seconds(container, stream) - float(end * time_base) if len(times) else 0.0
-        if not whole or packets < stream.frames or missing > 2.5 / fps:
+        timing = _timing(stream, times, packets, first.pts)
+        notes = [*_notes_on_picture(stream, first), *timing.notes]
+        missing = _stated_seconds(container, stream) - float(end * timing.time_base) if len(times) else 0.0
+        if not whole or packets < stream.frames or missing > 2.5 / timing.fps:
             of = f" of {stream.frames}" if stream.frames > packets else ""
             notes.append(f"The file is damaged or cut off: it holds {packets}{of} frames.")
         matrix = _display_matrix(first)
@@ -118,14 +101,46 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
             kind="movie",
             width=square[0] if matrix[0] else square[1],
             height=square[1] if matrix[0] else square[0],
-            fps=fps,
-            frame_count=count,
+            fps=timing.fps,
+            frame_count=timing.frame_count,
             first_number=first_number,
             has_alpha=_has_alpha(first),
             bit_depth=max(component.bits for component in first.format.components),
             notes=tuple(notes),
         )
-        return Movie(info, start, time_base, square, matrix, _untagged_colorspace(first))
+        return Movie(info, timing.start, timing.time_base, square, matrix, _untagged_colorspace(first))
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """`start` and `time_base` as in `Movie`; rate and number of frames once the rate is constant."""
+
+    start: int | None
+    time_base: Fraction
+    fps: Fraction
+    frame_count: int
+    notes: tuple[str, ...]
+
+
+def _timing(stream: Any, times: array[int], packets: int, start: int | None) -> _Timing:
+    """Rate and count from the packets' time stamps, where every packet has one and they make sense."""
+    time_base = stream.time_base or 1 / ASSUMED_RATE
+    guesses = [stream.guessed_rate, stream.average_rate, stream.base_rate]
+    if start is not None and len(times) == packets:
+        shown = np.sort(np.frombuffer(times, np.int64))
+        shown = shown[shown >= start]  # frames before it lack their reference and are not decoded
+        fps, constant = find_rate(shown, time_base, guesses)
+        if fps is not None and len(shown):
+            count = int(ticks(shown, time_base, fps)[-1]) + 1
+            said = f"The frame rate varies: {len(shown)} frames become {count} at {fps} a second by their times."
+            if count <= MAX_STRETCH * packets:
+                return _Timing(start, time_base, fps, count, () if constant else (said,))
+    fps, _ = find_rate(np.zeros(0, np.int64), time_base, guesses)
+    why = "no time stamps" if len(times) < packets else "no usable time stamps"
+    rate = f"{fps} a second" if fps else f"{ASSUMED_RATE} a second are assumed"
+    return _Timing(
+        None, time_base, fps or ASSUMED_RATE, packets, (f"The clip carries {why}: its frames are counted, {rate}.",)
+    )
 
 
 def read_movie(
@@ -193,15 +208,16 @@ def _decoded(movie: Movie, target: int | None, lost: _Losses) -> Iterator[tuple[
     """Every frame that can be decoded, from the key frame at or before the time stamp `target`, with its index."""
     with _opened(movie.info.path) as (container, stream):
         if target is not None:
-            container.seek(target, stream=stream, backward=True)
+            try:
+                container.seek(target, stream=stream, backward=True)
+            except (av.FFmpegError, OSError):
+                return  # no frames: the caller then reads from the start
         decoder = _decoder(stream)
         counted = 0
         for packet in _packets(container, stream):
-            frames = _decode(decoder, packet) if packet is not None else None
-            if frames is None:
-                lost.undecodable += 1
-                continue
-            for frame in frames:
+            frames = _decode(decoder, packet)
+            lost.undecodable += packet is None or frames is None
+            for frame in frames or []:
                 lost.damaged += frame.is_corrupt
                 if movie.start is None:
                     yield counted, frame
@@ -228,6 +244,9 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
             raise Ex4dError("no_video_stream", f"{path} holds no picture.", "Choose a file with video.")
+        streams = [stream for stream in streams if stream.codec_context is not None]
+        if not streams:
+            raise Ex4dError("unreadable_video", f"The codec of {path} is not known.", "Export the clip as H.264.")
         stream = max(streams, key=lambda stream: stream.width * stream.height)
         stream.thread_type = "AUTO"
         yield container, stream
@@ -254,7 +273,7 @@ def _decoder(stream: Any) -> Any:
 
 
 def _packets(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
-    """The stream's packets, the empty one at the end that flushes the decoder, and None first if reading broke off."""
+    """The stream's packets; at the end an empty one, which flushes the decoder, or None where reading broke off."""
     try:
         yield from container.demux(stream)
     except (av.FFmpegError, OSError):
@@ -262,9 +281,9 @@ def _packets(container: av.container.InputContainer, stream: Any) -> Iterator[An
 
 
 def _decode(decoder: Any, packet: Any) -> list[Any] | None:
-    """Frames that come out when a packet goes in; None if it cannot be decoded."""
+    """Frames that come out when a packet goes in, or the rest for an empty one or None; None if it is undecodable."""
     try:
-        return list(decoder.decode(packet if packet.size else None))
+        return list(decoder.decode(packet if packet is not None and packet.size else None))
     except (av.FFmpegError, OSError):
         return None
 

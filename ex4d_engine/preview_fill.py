@@ -15,7 +15,34 @@ from .raster import Rendering
 RING_PX = 12  # how far around a hole two frames are compared
 AGREEMENT = 20.0  # of 255: median difference on that ring up to which another frame is believed
 BEHIND = 0.98  # a fill may not stand in front of the surface that bridges the hole
-SURROUND_POWER = 4.0  # how strongly the background outweighs the foreground around a hole
+FAR_SIDE = 1.02  # how much deeper than the hole's bridge its far side is
+FRINGE_SHARE = 1 / 64  # of the frame's longer side: how wide a silhouette's mixed colours lie around a hole
+CRACK_PX = 5  # a hole no wider than this is a crack in one surface, without silhouettes around it
+BAND_SHARE = 1 / 48  # of the longer side: how much around a hole it is filled from
+SURROUND_SHARE = 1 / 4  # of the longer side: how far around a place its background is looked for
+FOREGROUND_SHARE = 0.6  # of the background's depth: what is nearer hides something and does not fill
+
+
+def without_fringe(mask: NDArray[np.uint8], depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The mask with its holes widened over the mixed colours that every lens leaves along a silhouette.
+
+    At a depth edge the plate's background pixels hold some of the foreground's colour; seen from elsewhere they
+    stay behind as a fringe on the far side of the hole. The far side is where depth falls on the way into the
+    hole: what bridges it there comes forward. Towards a wall of the mesh depth rises, so the edge of what the
+    plate saw is left as it is, and so are cracks.
+
+    Args:
+        mask: (H,W) uint8, 255 = seen; depth: (H,W) float32, of seen and bridging faces alike.
+    """
+    hole = (mask == 0).astype(np.uint8)
+    wide = cv2.morphologyEx(hole, cv2.MORPH_OPEN, np.ones((CRACK_PX, CRACK_PX), np.uint8))
+    radius = max(1, round(FRINGE_SHARE * max(mask.shape)))
+    window = (2 * radius + 1, 2 * radius + 1)
+    near_hole = cv2.dilate(wide, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, window)) > 0
+    share = cv2.boxFilter(hole.astype(np.float32), -1, window)
+    bridging = cv2.boxFilter(depth * hole, -1, window) / np.maximum(share, 1e-6)
+    fringe = (mask > 0) & near_hole & (depth > FAR_SIDE * bridging)
+    return np.where(fringe, 0, mask).astype(np.uint8)
 
 
 def fill_from_other_frame(
@@ -41,7 +68,7 @@ def fill_from_other_frame(
     difference = np.abs(color[shared].astype(np.int16) - other.color[shared]).mean(axis=1)
     if float(np.median(difference)) > AGREEMENT:
         return color, mask, depth
-    usable = hole & (other.mask > 0) & ((depth == 0) | (other.depth >= BEHIND * depth))
+    usable = hole & (without_fringe(other.mask, other.depth) > 0) & ((depth == 0) | (other.depth >= BEHIND * depth))
     # one seen pixel in a hole is a speck of a moving edge more often than a find
     usable = cv2.morphologyEx(usable.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     filled, known, z = color.copy(), mask.copy(), depth.copy()
@@ -66,33 +93,43 @@ def fill_from_around(
     known = mask > 0
     if known.all() or not known.any():
         return color
-    z = np.where(known, depth, 0)
-    farthest = float(np.percentile(z[known], 95))
-    weight = np.where(known, np.clip(z / max(farthest, 1e-20), 0.05, 1.0) ** SURROUND_POWER, 0).astype(np.float32)
+    # only what borders on a hole says anything about it, and there the farther side: a foreground's own inside
+    # must not leak out, nor the sky into a hole in the ground
+    longer = max(mask.shape)
+    band = known & (cv2.dilate((~known).astype(np.uint8), _square(BAND_SHARE * longer)) > 0)
+    z = np.where(band, depth, 0).astype(np.float32)
+    background = cv2.dilate(z, _square(SURROUND_SHARE * longer))
+    foreground = z < FOREGROUND_SHARE * background
+    weight = np.where(band, np.where(foreground, 1e-9, 1.0), 0).astype(np.float32)
     # colours at a hole's very edge are mixed with the other side's by the lens: they do not start the fill
     trusted = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
-    weight *= np.where(trusted > 0, 1.0, 1e-3).astype(np.float32)
+    weight *= np.where(trusted > 0, 1.0, 1e-4).astype(np.float32)
     smooth = _push_pull(color.astype(np.float32), weight)
     filled = np.where(known[..., None], color, np.clip(np.rint(smooth), 0, 255).astype(np.uint8))
     return filled
 
 
 def _push_pull(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    levels: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [(image * weight[..., None], weight)]
+    """image (H,W,3) where weight (H,W) is 1; elsewhere what the finest level that knows anything says."""
+    levels = [(image * weight[..., None], weight)]
     while max(levels[-1][1].shape) > 1:
         total, share = levels[-1]
         size = ((share.shape[1] + 1) // 2, (share.shape[0] + 1) // 2)
-        levels.append((_halved(total, size), _halved(share, size)))
+        total, share = 4 * _halved(total, size), 4 * _halved(share, size)
+        # four pixels make one: a share over 1 is knowledge enough, and only the colour counts from there
+        excess = np.maximum(share, 1.0)
+        levels.append((total / excess[..., None], share / excess))
     total, share = levels[-1]
     result = total / np.maximum(share, 1e-20)[..., None]
     for total, share in reversed(levels[:-1]):
-        result = cv2.resize(np.atleast_3d(result), share.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        result = result.reshape(*share.shape, 3)
-        # a level is believed as far as it was covered at all, and no further than fully
-        belief = np.minimum(1.0, share / (0.25 * max(float(share.max()), 1e-20)))[..., None]
-        own = total / np.maximum(share, 1e-20)[..., None]
-        result = belief * own + (1 - belief) * result
+        coarse = cv2.resize(np.atleast_3d(result), share.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        result = total + (1 - share)[..., None] * coarse.reshape(*share.shape, 3)
     return result
+
+
+def _square(radius: float) -> NDArray[np.uint8]:
+    side = 2 * max(1, round(radius)) + 1
+    return np.ones((side, side), np.uint8)
 
 
 def _halved(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

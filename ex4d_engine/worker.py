@@ -201,6 +201,7 @@ def explain(error: BaseException) -> Ex4dError:
             "out_of_memory",
             "The memory of this machine is not enough for this job.",
             "Close other programs, or choose a lower preset or a smaller output size.",
+            "preset:preview",
         )
     traceback.print_exception(error)
     if isinstance(error, ImportError):

@@ -31,7 +31,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the clip to write (.mp4), or with --still the picture (.png)")
     parser.add_argument("--frames", type=int, default=49)
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
-    parser.add_argument("--samples", type=int, default=32, help="Cycles samples per pixel before denoising")
+    parser.add_argument("--samples", type=int, default=8, help="Cycles samples per pixel before denoising")
     parser.add_argument("--still", type=int, metavar="N", help="render only frame N (from 0)")
     parser.add_argument("--depth-dir", type=Path, help="also write true z depth (EXR, metres) and cameras.json here")
     parser.add_argument("--depth-only", action="store_true", help="write the depth and leave the pictures")
@@ -94,7 +94,7 @@ def render(scene: Any, built: courtyard.Scene, frames: list[int], pattern: Path)
 def write_cameras(scene: Any, folder: Path, frames: int, size: int) -> None:
     """cameras.json: K in pixels ((0, 0) the top-left corner), camera_to_world per frame with OpenCV axes."""
     focal = size / 2 / np.tan(scene.camera.data.angle / 2)
-    bpy.context.view_layer.update()
+    scene.view_layers[0].update()
     pose = np.array(scene.camera.matrix_world) @ np.diag([1.0, -1, -1, 1])
     cameras = {
         "K": [[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]],
@@ -107,7 +107,7 @@ def write_cameras(scene: Any, folder: Path, frames: int, size: int) -> None:
 
 def encode(pictures: list[Path], out: Path, size: int) -> None:
     """Picture files to an H.264 clip through a sequencer scene of its own, without a second grade."""
-    scene = bpy.data.scenes.new("edit")
+    scene: Any = bpy.data.scenes.new("edit")
     scene.view_settings.view_transform = "Standard"
     scene.render.resolution_x = scene.render.resolution_y = size
     scene.render.resolution_percentage = 100

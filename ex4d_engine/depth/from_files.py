@@ -32,6 +32,8 @@ depthcrafter: the same 0…1, turned into z as the EX-4D reference does (`z_from
 """
 
 _SAME_SURFACE: Final = 0.03
+# Renderers write a huge number where there is nothing: Blender 1e10.
+_NO_SURFACE: Final = 1e9
 Array = npt.NDArray[np.float32]
 
 
@@ -162,7 +164,8 @@ class DepthFromFiles:
             v = np.clip(v, 0.0, 1.0)
             v = z_from_depthcrafter(v) if near is None or far is None else z_from_normalised_disparity(v, near, far)
         with np.errstate(invalid="ignore"):
-            return np.where(v > 0, v, np.nan).astype(np.float32)
+            v = np.where(v > 0, v, np.nan)
+            return np.where(v >= _NO_SURFACE, np.inf, v).astype(np.float32)
 
 
 def resample_depth(z: Array, size: tuple[int, int]) -> Array:

@@ -95,8 +95,13 @@ class RoughPictorialDepth:
         for done, image in enumerate(plate(), start=1):
             reporter.check()
             state = advance(state, image, small, survey)
-            yield DepthFrame((1.0 / enlarge_to_edges(state.inverse_z, image)).astype(np.float32))
+            yield DepthFrame((1.0 / enlarge_to_edges(_evened(state.inverse_z), image)).astype(np.float32))
             reporter.progress("depth", done, frame_count)
+
+
+def _evened(inverse_z: Array) -> Array:
+    """Without the small steps between regions of one surface; larger ones stay as they are."""
+    return np.exp(cv2.bilateralFilter(np.log(inverse_z), 9, 0.06, 4.0))
 
 
 def _small_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -236,14 +241,17 @@ def _estimate(image: Image, lab: Array, survey: Survey, state: State, own: Array
     guess, doubt = _standing(regions, ground, floor)
     if survey.defocus > 0:
         low, high = survey.focus
-        moving = regions.mean(state.own)
-        front = 0.8 * np.clip((_focus(image, regions)[0] - low) / (high - low), 0, 1) + 0.2 * moving / (moving + 0.3)
-        front = FAR + (NEAR - FAR) * regions.smoothed(front, lab, 12.0)
-        guess = (1 - survey.defocus) * guess + survey.defocus * front
+        moving = regions.mean(state.own) ** 2
+        front = 0.8 * np.clip((_focus(image, regions)[0] - low) / (high - low), 0, 1) + 0.2 * moving / (moving + 0.2)
+        height = regions.mean(np.mgrid[: lab.shape[0], : lab.shape[1]][0].astype(np.float32)) / lab.shape[0]
+        front = np.clip(1.2 * regions.smoothed(front, lab, 12.0) + 0.1 * (height - 1), 0, 1)
+        guess = (1 - survey.defocus) * guess + survey.defocus * (FAR + (NEAR - FAR) * front)
     standing = _planes(regions, guess, doubt, state.measured, information)
     inverse_z = np.where(ground[regions.labels], floor, standing)
     if survey.defocus > 0:
         inverse_z = (1 - survey.defocus) * inverse_z + survey.defocus * standing
+    # Whatever the frame, lower is a little nearer: a picture of one region is no flat card.
+    inverse_z = inverse_z * np.linspace(0.97, 1.03, len(inverse_z), dtype=np.float32)[:, None]
     inverse_z = np.where(sky[regions.labels], SKY, np.clip(inverse_z, SKY, 2 * NEAR)).astype(np.float32)
     # Two frames hardly tell a turn of the camera from one more plane of inverse depth: left alone, it would drift.
     if not ground.any():
@@ -368,4 +376,5 @@ def _ground(regions: Regions, lab: Array, sky: Mask, horizon: float) -> Mask:
         for a, b in ((0, 1), (1, 0)):
             grown = pairs[alike & ground[pairs[:, a]], b]
             ground[grown] |= may_lie[grown]
-    return ground
+    # A frame that is mostly one thing says nothing: the ramp is a better guess than a wall.
+    return ground | ((regions.area() > 0.6 * labels.size) & (bottom > 0.3))

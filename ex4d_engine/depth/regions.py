@@ -82,12 +82,13 @@ def segment(lab: Array, contrast: float, apart: Array | None = None) -> Regions:
 
 def _basins(gradient: Array) -> Labels:
     """Watershed from the flat places of the gradient."""
-    g = cv2.GaussianBlur(gradient, (0, 0), 1.0)
+    # OpenCV's watershed spoils a frame of one pixel.
+    g = cv2.copyMakeBorder(cv2.GaussianBlur(gradient, (0, 0), 1.0), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     minima = (g <= cv2.erode(g, np.ones((7, 7), np.uint8)) + 1e-6) | (g < 0.6)
     _, markers = cv2.connectedComponents(minima.astype(np.uint8), connectivity=4)
     height = np.clip(g * 8, 0, 255).astype(np.uint8)
-    labels = cv2.watershed(np.dstack([height] * 3), markers.astype(np.int32))
-    # Watershed lines (−1, also OpenCV's one-pixel frame) go to the largest neighbouring label.
+    labels = cv2.watershed(np.dstack([height] * 3), markers.astype(np.int32))[1:-1, 1:-1]
+    # Watershed lines (−1) go to the largest neighbouring label.
     while (labels <= 0).any():
         grown = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
         labels = np.where(labels <= 0, grown, labels)

@@ -38,10 +38,11 @@ class CameraEncoder(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv3d(hidden_channels, hidden_channels, kernel_size=1),
         )
-        patch = tuple(patch_size)
-        self.latent_patch_embedding = nn.Conv3d(hidden_channels, out_channels, kernel_size=patch, stride=patch)
-        nn.init.zeros_(self.latent_patch_embedding.weight)
-        nn.init.zeros_(self.latent_patch_embedding.bias)
+        self.latent_patch_embedding = nn.Conv3d(
+            hidden_channels, out_channels, kernel_size=patch_size, stride=patch_size
+        )
+        for parameter in self.latent_patch_embedding.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, colour_latents: torch.Tensor, mask_latents: torch.Tensor) -> torch.Tensor:
         """The ray latent.

@@ -40,6 +40,14 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         camera_encoder: belongs to the LoRA; None in a stock Wan folder, which then cannot generate.
     """
 
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: UMT5EncoderModel
+    vae: AutoencoderKLWan
+    scheduler: FlowMatchEulerDiscreteScheduler
+    image_encoder: CLIPVisionModel
+    transformer: Ex4dTransformer3DModel
+    camera_encoder: CameraEncoder
+
     model_cpu_offload_seq = "text_encoder->image_encoder->camera_encoder->transformer->vae"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' declaration
     _optional_components = [  # noqa: RUF012 - diffusers' declaration
@@ -83,7 +91,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         return self.vae_scale_factor_spatial * self.transformer.config.patch_size[1]
 
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         video: torch.Tensor,
         mask: torch.Tensor,
@@ -132,7 +140,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             )
         self._guidance_scale = guidance_scale
         try:
-            result = self._generated(
+            result = self._denoised_latents(
                 preprocess.padded_video(video, self.vae_scale_factor_temporal, self.size_multiple),
                 preprocess.padded_video(mask, self.vae_scale_factor_temporal, self.size_multiple),
                 self.prepare_prompt_embeds(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds),
@@ -158,7 +166,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             self._current_timestep = None
             self.maybe_free_model_hooks()
 
-    def _generated(
+    def _denoised_latents(
         self,
         video: torch.Tensor,
         mask: torch.Tensor,
@@ -261,9 +269,12 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             max_sequence_length=TEXT_TOKENS,
             device=self._execution_device,
         )
-        return _padded_text(positive), _padded_text(negative) if self.do_classifier_free_guidance else None
+        positive = _padded_text(positive.to(self._execution_device))
+        if not self.do_classifier_free_guidance:
+            return positive, None
+        return positive, _padded_text(negative.to(self._execution_device))
 
-    def encode_image(self, image: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:  # type: ignore[override]
+    def encode_image(self, image: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
         """CLIP features (1, 257, image_dim) of an (H, W, 3) uint8 image: the last layer but one, before its norm."""
         device = device or self._execution_device
         pixels = preprocess.clip_pixel_values(image, self.image_encoder.config.image_size)

@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 import torch
-from diffusers import ModelMixin as ModelMixin  # diffusers asks this module for it when it loads a saved pipeline
+from diffusers import ModelMixin as ModelMixin  # diffusers looks for it in this module when it loads the class
 from diffusers import WanTransformer3DModel
 from torch import nn
 
@@ -36,13 +36,15 @@ class RayPatchEmbedding(nn.Conv3d):
 class Ex4dTransformer3DModel(WanTransformer3DModel):
     """`WanTransformer3DModel` whose forward takes a `ray_latent`; without one it is the stock model."""
 
+    patch_embedding: RayPatchEmbedding
+
     # diffusers reads a configuration's keys off the signature, which `wraps` hands on.
-    @functools.wraps(WanTransformer3DModel.__init__)
+    @functools.wraps(WanTransformer3DModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         stock = self.patch_embedding
         self.patch_embedding = RayPatchEmbedding(
-            stock.in_channels, stock.out_channels, kernel_size=stock.kernel_size, stride=stock.stride
+            stock.in_channels, stock.out_channels, kernel_size=self.config.patch_size, stride=self.config.patch_size
         )
 
     @property

@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import cv2
@@ -22,14 +23,14 @@ from ..dwmesh.ray_grid import load_ray_grid
 from ..errors import Ex4dError
 from ..files import prepare_folder
 from ..image_files import read_exr, read_png, write_png
-from ..preview_fill import fill_from_around, fill_from_other_frame
+from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster import make_raster
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..video import MovieWriter
 from .render import MeshFrames
 
-OTHER_FRAMES: Final = 6  # how many other moments of the clip `preview` looks into
+OTHER_FRAMES: Final = 4  # how many other moments of the clip `preview` looks into
 BYTES_PER_PIXEL: Final = 9
 PREVIEW_EVERY: Final = 8
 CONDITIONING: Final = ("color", "mask")
@@ -95,36 +96,46 @@ def versions() -> dict[str, str]:
 
 def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
     """Other frames' pixels of the same surface, then the surroundings. No diffusion; `seed` has nothing to draw."""
-    geometry = shot.require_geometry()
     reporter.log("Preset preview: holes are filled from other frames and from around. This is no diffusion.")
-    others = other_moments(shot)
-    grid = load_ray_grid(shot.rays_file)
-    reference = geometry.compat == "reference"
-    with (
-        make_raster("opengl", grid, nearest=geometry.near, reference=reference) as raster,
-        BackgroundWriter() as writer,
-    ):
-        meshes = MeshFrames(shot, raster, keep=len(others) + 1)
+    with _meshes(shot) as meshes, BackgroundWriter() as writer:
         for done, (number, camera) in enumerate(zip(take.numbers, take.frames, strict=True)):
             reporter.check()
             reporter.progress("generate", done, len(take.frames))
             if not take.file("generated", number).is_file():
                 writer.submit(
-                    write_png, take.file("generated", number), _preview_frame(take, number, camera, meshes, others)
+                    write_png, take.file("generated", number), _preview_frame(shot, take, number, camera, meshes)
                 )
     reporter.progress("generate", len(take.frames), len(take.frames))
 
 
+@contextmanager
+def _meshes(shot: Shot) -> Iterator[MeshFrames | None]:
+    """The shot's meshes on a raster; None for bare conditioning movies, which have no mesh."""
+    if shot.geometry is None:
+        yield None
+        return
+    with make_raster(
+        "opengl",
+        load_ray_grid(shot.rays_file),
+        nearest=shot.geometry.near,
+        reference=shot.geometry.compat == "reference",
+    ) as raster:
+        yield MeshFrames(shot, raster, keep=OTHER_FRAMES + 1)
+
+
 def _preview_frame(
-    take: Take, number: int, camera: CameraFrame, meshes: MeshFrames, others: list[int]
+    shot: Shot, take: Take, number: int, camera: CameraFrame, meshes: MeshFrames | None
 ) -> NDArray[np.uint8]:
     color, mask = read_png(take.file("color", number)), read_png(take.file("mask", number))
+    if meshes is None:
+        return fill_from_around(color, mask, np.ones(mask.shape, np.float32))
     size = (take.width, take.height)
     depth_file = take.file("depth", number)
     # conditioning rendered in Blender brings no depth of its own
     depth = read_exr(depth_file) if depth_file.is_file() else meshes.draw(camera.source, camera, size).depth
+    mask = without_fringe(mask, depth)
     # nearest moments first: light and clouds have changed the least
-    for other in sorted(others, key=lambda moment: abs(moment - camera.source)):
+    for other in sorted(other_moments(shot), key=lambda moment: abs(moment - camera.source)):
         if other != camera.source and not mask.all():
             color, mask, depth = fill_from_other_frame(color, mask, depth, meshes.draw(other, camera, size))
     return fill_from_around(color, mask, depth)

@@ -80,7 +80,9 @@ def make_movie(
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         first = picture(0)
-        stream.height, stream.width = first.shape[:2] if source_format[:3] != "yuv" else (first.shape[0] // 3, first.shape[1])
+        stream.height, stream.width = (
+            first.shape[:2] if source_format[:3] != "yuv" else (first.shape[0] // 3, first.shape[1])
+        )
         stream.pix_fmt = pix_fmt
         time_base = Fraction(1, 1000) if times_ms is not None else 1 / rate
         stream.codec_context.time_base = time_base
@@ -168,6 +170,23 @@ def test_variable_rate_is_conformed_by_time_stamps(folder: Path, suffix: str) ->
     assert indices(frames, 10) == [0, 1, 2, 3, 4, 4, 4, 4, 4, 5, 6, 8, 9]
 
 
+def test_a_clip_without_time_stamps_is_counted(folder: Path) -> None:
+    path = make_movie(folder / "raw.h264", numbered(64, 48), rate=Fraction(25), frames=12)
+    info = probe(path)
+    assert (info.fps, info.frame_count) == (25, 12)
+    assert any("no time stamps" in note for note in info.notes)
+    assert indices(list(read_frames(path)), 12) == list(range(12))
+    assert indices(list(read_frames(path, first=7, last=8)), 12) == [6, 7]
+
+
+def test_time_stamps_that_make_no_sense_are_not_followed(folder: Path) -> None:
+    times = [0, 40, 80, 120, 160, 10**7, 10**7 + 40]
+    path = make_movie(folder / "broken.mkv", numbered(64, 48), frames=7, times_ms=times, rate=Fraction(25))
+    assert probe(path).frame_count == 7
+    assert any("no usable time stamps" in note for note in probe(path).notes)
+    assert indices(list(read_frames(path)), 7) == list(range(7))
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_rotation_flag(folder: Path, degrees: int) -> None:
     stored = np.zeros((32, 48, 3), np.uint8)
@@ -239,7 +258,9 @@ def test_colour_matrix_and_range(
 
     def planes(index: int) -> np.ndarray:
         codes = _yuv(colours[index] / 255, *weights, full=full, bits=bits)
-        return np.broadcast_to(codes[:, None, None], (3, height, 64)).astype(np.uint8 if bits == 8 else np.uint16).copy()
+        return (
+            np.broadcast_to(codes[:, None, None], (3, height, 64)).astype(np.uint8 if bits == 8 else np.uint16).copy()
+        )
 
     def tagged(stream: Any) -> None:
         stream.height, stream.width = height, 64
@@ -277,9 +298,7 @@ def test_hdr_is_noted_and_not_tone_mapped(folder: Path) -> None:
         stream.codec_context.color_trc, stream.codec_context.color_primaries = 16, 9
         stream.codec_context.colorspace, stream.codec_context.color_range = 9, 1
 
-    path = make_movie(
-        folder / "hdr.mkv", numbered(64, 48), frames=2, codec="ffv1", pix_fmt="yuv420p10le", setup=hdr
-    )
+    path = make_movie(folder / "hdr.mkv", numbered(64, 48), frames=2, codec="ffv1", pix_fmt="yuv420p10le", setup=hdr)
     notes = " ".join(probe(path).notes)
     assert "PQ" in notes
     assert "BT.2020" in notes
@@ -338,7 +357,9 @@ def test_pixels_that_are_not_square_are_resampled(folder: Path) -> None:
 
 
 def test_interlaced_is_noted(folder: Path) -> None:
-    path = make_movie(folder / "tv.mp4", numbered(64, 64), frames=4, options={"x264-params": "tff=1", "flags": "+ildct"})
+    path = make_movie(
+        folder / "tv.mp4", numbered(64, 64), frames=4, options={"x264-params": "tff=1", "flags": "+ildct"}
+    )
     assert any("interlaced" in note for note in probe(path).notes)
 
 
@@ -376,9 +397,7 @@ def test_a_range_past_the_end_is_cut_and_said(folder: Path) -> None:
 def test_seeking_gives_the_frames_that_reading_through_gives(
     folder: Path, name: str, codec: str, options: dict[str, str]
 ) -> None:
-    path = make_movie(
-        folder / name, numbered(32, 32), frames=270, codec=codec, options=options, rate=Fraction(25)
-    )
+    path = make_movie(folder / name, numbered(32, 32), frames=270, codec=codec, options=options, rate=Fraction(25))
     through = {frame.number: frame.image for frame in read_frames(path)}
     assert len(through) == 270
     for first in (118, 161, 202, 266):
@@ -422,6 +441,12 @@ def test_empty_file(folder: Path) -> None:
     assert _code(path) == "unreadable_video"
 
 
+def test_unknown_codec(folder: Path) -> None:
+    path = make_movie(folder / "clip.mp4", numbered(64, 48))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    assert _code(path) == "unreadable_video"
+
+
 def test_sound_only(folder: Path) -> None:
     path = folder / "sound.m4a"
     with av.open(str(path), "w", format="mp4") as container:
@@ -455,7 +480,13 @@ def _noise(index: int) -> np.ndarray:
 )
 def test_what_is_left_of_a_cut_off_movie_is_kept(folder: Path, name: str, options: dict[str, str]) -> None:
     path = make_movie(
-        folder / name, _noise, frames=40, codec="mjpeg", pix_fmt="yuvj420p", container_options=options, rate=Fraction(25)
+        folder / name,
+        _noise,
+        frames=40,
+        codec="mjpeg",
+        pix_fmt="yuvj420p",
+        container_options=options,
+        rate=Fraction(25),
     )
     whole = [frame.image for frame in read_frames(path)]
     content = path.read_bytes()

@@ -59,9 +59,7 @@ def ground(rng: np.random.Generator, m: dict[str, Any]) -> None:
         y += depth
     turns = rng.normal(0, 0.006, (len(centres), 3))
     add("paving", blocks(centres, sizes, 0.014, turns, 0.006, SEED), m["paving"])
-    earth = Shape(
-        np.array([(-60, -20, -0.012), (60, -20, -0.012), (60, 60, -0.012), (-60, 60, -0.012)]), [(0, 1, 2, 3)]
-    )
+    earth = Shape(np.array([(-60, -20, -0.02), (60, -20, -0.02), (60, 60, -0.02), (-60, 60, -0.02)]), [(0, 1, 2, 3)])
     add("earth", earth, m["joints"])
     places = np.c_[rng.uniform(-3, 4.5, 170), rng.uniform(3.5, 16, 170), np.full(170, 0.012)]
     drift = np.c_[rng.normal(1.6, 1.0, 120), rng.normal(8.2, 1.1, 120), np.full(120, 0.014)]
@@ -220,6 +218,7 @@ def beyond(rng: np.random.Generator, m: dict[str, Any]) -> None:
         place = transform((x, 0, z))
         cutters.append(window(m, transform((2.9, 25.2, 0)) @ place, 0.8, 1.4, rng, False).moved(place))
     carve(far, cutters, 0.012)
+    add("far roof boards", blocks([(2.9, 25.8, 6.27)], [(8.8, 2.3, 0.06)], 0.01, [(0.31, 0, 0)]), m["oak"])
     add("far roof", roof_tiles(8.8, 6, rng), m["tiles"], transform((-1.5, 24.8, 6.0)))
     tower = transform((-1.75, 24.6, 0))
     body = add("tower", prism([(-0.95, 0), (0.95, 0), (0.95, 7.3), (-0.95, 7.3)], 0, 1.9), m["cream"], tower, False)
@@ -253,7 +252,7 @@ def beyond(rng: np.random.Generator, m: dict[str, Any]) -> None:
 def light_and_camera(scene: Any) -> None:
     """Sun, sky, and a tripod at eye height with a 40° lens."""
     towards = SUN_FROM / np.linalg.norm(SUN_FROM)
-    lamp = bpy.data.lights.new("sun", "SUN")
+    lamp: Any = bpy.data.lights.new("sun", "SUN")
     lamp.energy, lamp.angle, lamp.color = 7.5, np.radians(0.9), (1.0, 0.86, 0.67)
     sun = bpy.data.objects.new("sun", lamp)
     sun.rotation_mode = "QUATERNION"
@@ -261,7 +260,7 @@ def light_and_camera(scene: Any) -> None:
     scene.collection.objects.link(sun)
     scene.world = bpy.data.worlds.new("sky")
     sky(scene.world, float(np.arcsin(towards[2])), float(np.arctan2(towards[0], towards[1])), 0.1)
-    data = bpy.data.cameras.new("camera")
+    data: Any = bpy.data.cameras.new("camera")
     data.sensor_fit, data.angle = "HORIZONTAL", np.radians(40)
     data.dof.use_dof, data.dof.focus_distance, data.dof.aperture_fstop = True, 6.0, 8.0
     camera = bpy.data.objects.new("camera", data)

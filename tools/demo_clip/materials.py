@@ -237,7 +237,7 @@ def palette() -> dict[str, Any]:
         "soil": surface("soil", (0.03, 0.02, 0.014), (0.07, 0.05, 0.035), scale=14, bump=1.0, roughness=0.95),
         "glass": coated("glass", (0.02, 0.03, 0.04), 0.08),
         "lamp": glow("lamp", (0.95, 0.85, 0.68), 0.25),
-        "ochre": plaster("ochre plaster", (0.66, 0.43, 0.21), (0.74, 0.56, 0.34)),
+        "ochre": plaster("ochre plaster", (0.58, 0.33, 0.13), (0.68, 0.47, 0.25)),
         "cream": plaster("cream plaster", (0.67, 0.55, 0.40), (0.76, 0.68, 0.55)),
         "rose": plaster("rose plaster", (0.62, 0.34, 0.25), (0.70, 0.46, 0.36)),
         "leaf": foliage("leaf", (0.035, 0.085, 0.014), (0.17, 0.25, 0.045)),

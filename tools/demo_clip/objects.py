@@ -20,14 +20,15 @@ def add(name: str, shape: Shape, material: Any, matrix: Floats | None = None, sm
     mesh.materials.append(material)
     mesh.shade_smooth() if smooth else mesh.shade_flat()
     if shape.grain is not None:
-        attribute = mesh.attributes.new("grain", "FLOAT_VECTOR", "POINT")
+        attribute: Any = mesh.attributes.new("grain", "FLOAT_VECTOR", "POINT")
         attribute.data.foreach_set("vector", shape.grain.astype(np.float32).ravel())
     if shape.normals is not None:
         mesh.normals_split_custom_set_from_vertices(shape.normals.tolist())
     item = bpy.data.objects.new(name, mesh)
     if matrix is not None:
         item.matrix_world = Matrix(matrix.tolist())
-    bpy.context.scene.collection.objects.link(item)
+    scene: Any = bpy.context.scene
+    scene.collection.objects.link(item)
     return item
 
 

@@ -27,7 +27,7 @@ from tests import tiny_model
 GOLDEN = Path(__file__).parents[2] / "golden" / "wan_tiny"
 CONFIG = json.loads((GOLDEN / "configs_diffusers.json").read_text(encoding="utf-8"))
 
-LOADERS: dict[str, tuple[Callable[[Path, dict[str, Any]], torch.nn.Module], dict[str, Any]]] = {
+LOADERS: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], dict[str, Any]]] = {
     "dit": (load_transformer, CONFIG["WanTransformer3DModel"]),
     "vae": (load_vae, CONFIG["AutoencoderKLWan"]),
     "clip": (load_image_encoder, CONFIG["CLIPVisionModel"]),

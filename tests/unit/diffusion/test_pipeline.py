@@ -49,12 +49,13 @@ class Calls:
 
 
 def test_nine_frames_with_progress(pipeline: Ex4dPipeline) -> None:
-    steps = []
-    frames = generate(
-        pipeline,
-        num_inference_steps=3,
-        callback_on_step_end=lambda _p, step, t, _k: steps.append((step, float(t))) or {},
-    )
+    steps: list[tuple[int, float]] = []
+
+    def on_step(_: Ex4dPipeline, step: int, timestep: torch.Tensor, __: Any) -> dict[str, torch.Tensor]:
+        steps.append((step, float(timestep)))
+        return {}
+
+    frames = generate(pipeline, num_inference_steps=3, callback_on_step_end=on_step)
 
     assert frames.shape == (1, 9, 32, 48, 3)
     assert frames.dtype == np.uint8
@@ -103,7 +104,7 @@ def test_both_guidance_passes_differ_in_the_text_alone(pipeline: Ex4dPipeline) -
 
 def test_text_is_padded_with_zero_rows(pipeline: Ex4dPipeline) -> None:
     embeds = torch.randn(1, 7, TEXT_WIDTH, generator=torch.Generator().manual_seed(0))
-    options = {"prompt": None, "guidance_scale": 1.0, "num_inference_steps": 1}
+    options: dict[str, Any] = {"prompt": None, "guidance_scale": 1.0, "num_inference_steps": 1}
     with Calls(pipeline) as calls:
         generate(pipeline, prompt_embeds=embeds, **options)
         generate(pipeline, **{**options, "prompt": PROMPT})
@@ -137,7 +138,12 @@ def test_only_the_first_frame_is_the_image(pipeline: Ex4dPipeline) -> None:
 def test_the_vae_sees_the_mask_scaled_twice(pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[torch.Tensor] = []
     encode_video = pipeline.encode_video
-    monkeypatch.setattr(pipeline, "encode_video", lambda value: encoded.append(value) or encode_video(value))
+
+    def recorded(video: torch.Tensor) -> torch.Tensor:
+        encoded.append(video)
+        return encode_video(video)
+
+    monkeypatch.setattr(pipeline, "encode_video", recorded)
     video, mask = conditioning()
 
     pipeline.prepare_ray_latent(video, mask)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Colour and mask of a take drawn by Blender: for a mesh that the user edited, or with the user's own objects.
+
+It is drawn in a scene of its own that exists only meanwhile. The plate's objects are copied into it and the
+user's objects are linked; the user's scene, camera, visibility, materials and render settings are never
+touched, so that nothing has to be put back, whatever fails.
+
+One render gives both pictures: unseen faces are held out, so alpha is the mask. The sample lies at the pixel's
+centre, alpha is therefore 0 or 255. Workbench is faster but cannot do this: it draws one texture and nothing
+else, and at the source view it would leave holes along every edge in depth (see plate_material.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from ..ex4d_engine.errors import Ex4dError
+from ..ex4d_engine.files import prepare_folder
+from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
+from . import compat
+from .camera_sampling import set_camera
+from .mesh_import import ImportedShot, plate_objects
+from .pixel_files import read_rgba, write_png
+from .plate_material import conditioning_material, is_plate_material
+from .render_visibility import active_layer, rendered_objects
+
+ENGINES = ("CYCLES", "EEVEE")
+SCENE_NAME = "EX-4D conditioning"
+LAYERS = ("color", "mask")
+BYTES_PER_PIXEL = 12
+# Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
+NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
+CG_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"})
+LIGHT_TYPES = frozenset({"LIGHT", "LIGHT_PROBE"})
+
+Steps = Generator[tuple[int, int], None, Take]
+
+
+def render_conditioning(
+    scene: bpy.types.Scene,
+    imported: ImportedShot,
+    shot: Shot,
+    take: Take,
+    *,
+    include_cg: bool,
+    engine: str = "CYCLES",
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> Take:
+    """Draws `color` and `mask` for every frame of the take that has none yet, and marks the take as drawn.
+
+    Args:
+        include_cg: draw the user's own objects too, lit by the user's lamps and world; they count as seen.
+        engine: "CYCLES" or "EEVEE". With `include_cg` the samples and bounces are those of `scene`.
+        progress: called with (done, total) after each frame.
+        check: called before each frame; raise `Cancelled` in it to stop. Finished frames stay.
+
+    Returns:
+        The take with `conditioning="blender"`, saved.
+
+    Raises:
+        Ex4dError: `take_incomplete` when nothing shows the plate; `no_opengl`; `disk_full`.
+    """
+    steps = conditioning_steps(scene, imported, shot, take, include_cg=include_cg, engine=engine)
+    try:
+        while True:
+            if check is not None:
+                check()
+            done, total = next(steps)
+            if progress is not None:
+                progress(done, total)
+    except StopIteration as finished:
+        result: Take = finished.value
+        return result
+    finally:
+        steps.close()
+
+
+def conditioning_steps(
+    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, take: Take, *, include_cg: bool, engine: str
+) -> Steps:
+    """`render_conditioning` a frame at a time, for a modal operator: yields (done, total), returns the take.
+
+    Close the generator to stop; that removes the temporary scene too.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}, not one of {ENGINES}")
+    if engine == "EEVEE" and not compat.can_draw_opengl():
+        raise Ex4dError("no_opengl", "EEVEE needs OpenGL, and libEGL is not installed.", "Choose Cycles instead.")
+    started = time.monotonic()
+    total = len(take.frames)
+    todo = [
+        (number, frame)
+        for number, frame in zip(take.numbers, take.frames, strict=True)
+        if not all(take.file(layer, number).is_file() for layer in LAYERS)
+    ]
+    prepare_folder(take.root, need_bytes=len(todo) * take.width * take.height * BYTES_PER_PIXEL)
+    size = (take.width, take.height)
+    with (
+        tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
+        _conditioning_scene(scene, imported, shot, include_cg, engine) as stage,
+    ):
+        stage.render.resolution_x, stage.render.resolution_y = size
+        still = Path(folder) / "still.png"
+        stage.render.filepath = str(still)
+        for index, (number, camera) in enumerate(todo):
+            stage.frame_set(_scene_frame(shot, number, camera))
+            set_camera(stage, stage.camera, camera, size)
+            _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
+            bpy.ops.render.render(write_still=True, scene=stage.name)
+            rgba = read_rgba(still)
+            still.unlink()
+            seen = rgba[..., 3] > 127
+            write_png(take.file("color", number), rgba[..., :3] * seen[..., None])
+            write_png(take.file("mask", number), np.where(seen, 255, 0).astype(np.uint8))
+            yield total - len(todo) + index + 1, total
+    seconds = {**take.record.get("seconds", {}), "conditioning": round(time.monotonic() - started, 3)}
+    take = with_record(
+        dataclasses.replace(take, conditioning="blender"),
+        seconds=seconds,
+        blender={"version": bpy.app.version_string, "engine": engine, "include_cg": include_cg},
+    )
+    save_take(take)
+    return take
+
+
+def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
+    """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's."""
+    numbers = shot.require_plate().numbers
+    follows = min(max(number, numbers[0]), numbers[-1]) == camera.source
+    return number if follows else camera.source
+
+
+def _set_clipping(data: bpy.types.Camera, shot: Shot, camera: CameraFrame, near_share: float) -> None:
+    geometry = shot.require_geometry()
+    travelled = max(
+        float(np.linalg.norm(np.array(camera.camera_to_world)[:3, 3] - np.array(pose)[:3, 3]))
+        for pose in (shot.source_pose(camera.source),)
+    )
+    data.clip_start = geometry.near * near_share
+    data.clip_end = 4 * geometry.far + travelled
+
+
+@contextmanager
+def _conditioning_scene(
+    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, include_cg: bool, engine: str
+) -> Iterator[bpy.types.Scene]:
+    """A scene that holds copies of the plate's objects, a camera and, if asked, links to the user's objects."""
+    plates = plate_objects(imported, scene)
+    if not plates:
+        raise Ex4dError(
+            "take_incomplete",
+            f"No object that renders shows the plate of {shot.root.name}.",
+            "Enable the imported mesh in renders, or import the shot again.",
+        )
+    plate_names = {item.name_full for item in plates}
+    wanted = CG_TYPES | LIGHT_TYPES if include_cg else frozenset()
+    own = [
+        item
+        for item in rendered_objects(scene)
+        if item.name_full not in plate_names and (item.type in wanted or (include_cg and item.instance_collection))
+    ]
+    stage = scene.copy()
+    made: list[bpy.types.ID] = []
+    try:
+        stage.name = SCENE_NAME
+        _empty(stage, active_layer(scene).name)
+        _apply_exact_settings(stage, engine, include_cg)
+        camera = bpy.data.objects.new(SCENE_NAME, bpy.data.cameras.new(SCENE_NAME))
+        made += [camera, camera.data]
+        stage.collection.objects.link(camera)
+        stage.camera = camera
+        materials: dict[str, bpy.types.Material] = {}
+        for item in plates:
+            copy = item.copy()
+            made.append(copy)
+            stage.collection.objects.link(copy)
+            for slot in copy.material_slots:
+                original = slot.material
+                if not is_plate_material(original):
+                    continue  # what the user painted over the plate is drawn as it is, and counts as seen
+                if original.name_full not in materials:
+                    materials[original.name_full] = conditioning_material(original)
+                    made.append(materials[original.name_full])
+                slot.link = "OBJECT"  # a slot of the copy, not of the mesh data that it shares with the original
+                slot.material = materials[original.name_full]
+        for item in own:
+            stage.collection.objects.link(item)
+        yield stage
+    finally:
+        bpy.data.scenes.remove(stage)
+        bpy.data.batch_remove(made)
+
+
+def _empty(stage: bpy.types.Scene, layer_name: str) -> None:
+    """Takes everything out of the copied scene that could draw or move something; one view layer stays."""
+    for child in list(stage.collection.children):
+        stage.collection.children.unlink(child)
+    for item in list(stage.collection.objects):
+        stage.collection.objects.unlink(item)
+    for layer in list(stage.view_layers):
+        if layer.name != layer_name:
+            stage.view_layers.remove(layer)
+    layer = stage.view_layers[0]
+    layer.use = True
+    layer.material_override = None
+    stage.animation_data_clear()  # animated render settings would come back at every frame
+    stage.timeline_markers.clear()  # markers switch cameras
+    stage.background_set = None
+
+
+def _apply_exact_settings(stage: bpy.types.Scene, engine: str, include_cg: bool) -> None:
+    """Settings with which a picture comes out as it went in: measured, 0 of 255 from the source camera."""
+    render = stage.render
+    render.engine = compat.CYCLES if engine == "CYCLES" else compat.eevee_engine()
+    render.resolution_percentage = 100
+    render.film_transparent = True
+    render.dither_intensity = 0.0
+    render.filter_size = 0.01
+    for off in (
+        "use_border",
+        "use_compositing",
+        "use_freestyle",
+        "use_motion_blur",
+        "use_multiview",
+        "use_persistent_data",
+        "use_sequencer",
+        "use_stamp",
+    ):
+        setattr(render, off, False)
+    compat.set_still_png(render)
+    stage.display_settings.display_device = "sRGB"
+    view = stage.view_settings
+    view.view_transform, view.look = "Standard", "None"
+    view.exposure, view.gamma = 0.0, 1.0
+    view.use_curve_mapping = False
+    if hasattr(view, "use_white_balance"):  # 4.3 on
+        view.use_white_balance = False
+    if not include_cg:
+        stage.world = None
+    if engine == "CYCLES":
+        cycles = stage.cycles
+        cycles.pixel_filter_type, cycles.filter_width = "BOX", 0.01
+        cycles.film_exposure = 1.0
+        cycles.use_denoising = False  # it would smooth the plate
+        if not include_cg:
+            cycles.samples, cycles.max_bounces, cycles.use_adaptive_sampling = 1, 0, False
+    elif not include_cg:
+        stage.eevee.taa_render_samples = 1

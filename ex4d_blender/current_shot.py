@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which shot, import, camera and take the scene's settings point at, and why there is none where there is none.
+
+The `why_no_…` functions are asked at every redraw of a panel: they look whether a file is there and read none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+
+from ..ex4d_engine.errors import Ex4dError
+from ..ex4d_engine.shot import Shot, Take, load_shot, load_take
+from .compat import absolute_path
+from .mesh_import import ImportedShot, find_imported
+
+
+def shot_root(scene: bpy.types.Scene) -> Path | None:
+    """The shot folder that is set, whether it exists or not."""
+    folder = scene.ex4d.shot_folder
+    return absolute_path(folder) if folder else None
+
+
+def why_no_shot(scene: bpy.types.Scene) -> str:
+    root = shot_root(scene)
+    if root is None:
+        return "Choose a shot folder, or reconstruct a clip first"
+    if not (root / "shot.json").is_file():
+        return f"{root.name} holds no shot yet: reconstruct a clip first"
+    return ""
+
+
+def open_shot(scene: bpy.types.Scene) -> Shot:
+    """The shot, read from disk; reconstructed.
+
+    Raises:
+        Ex4dError: `shot_missing`, `shot_newer`, `shot_invalid`.
+    """
+    root = shot_root(scene)
+    if root is None:
+        raise Ex4dError("shot_missing", "No shot folder is set.", "Choose one, or reconstruct a clip first.")
+    shot = load_shot(root)
+    shot.require_geometry()
+    return shot
+
+
+def why_not_imported(scene: bpy.types.Scene) -> str:
+    root = shot_root(scene)
+    if reason := why_no_shot(scene):
+        return reason
+    assert root is not None
+    return "" if find_imported(scene, root) else f"The shot {root.name} is not in this scene: import it first"
+
+
+def open_imported(scene: bpy.types.Scene, shot: Shot) -> ImportedShot:
+    """The shot's collection in the scene.
+
+    Raises:
+        Ex4dError: `shot_missing` when it was not imported or was deleted.
+    """
+    imported = find_imported(scene, shot.root)
+    if imported is None:
+        raise Ex4dError(
+            "shot_missing",
+            f"The shot {shot.root.name} is not in the scene {scene.name}.",
+            "Import it first.",
+            "ex4d.import_shot",
+        )
+    return imported
+
+
+def why_no_camera(scene: bpy.types.Scene) -> str:
+    return "" if scene.camera is not None else "The scene has no camera: add a camera move first"
+
+
+def active_take_name(scene: bpy.types.Scene) -> str:
+    """Name of the take that is selected in the list; "" when there is none."""
+    settings = scene.ex4d
+    return settings.takes[settings.active_take].name if 0 <= settings.active_take < len(settings.takes) else ""
+
+
+def why_no_take(scene: bpy.types.Scene) -> str:
+    return why_no_shot(scene) or ("" if active_take_name(scene) else "There are no takes yet: generate one first")
+
+
+def open_take(scene: bpy.types.Scene, shot: Shot, name: str = "") -> Take:
+    """A take by its name, by default the selected one.
+
+    Raises:
+        Ex4dError: `take_missing`, `shot_newer`, `shot_invalid`.
+    """
+    return load_take(shot, name or active_take_name(scene))

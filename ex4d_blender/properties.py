@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the user sets, kept with the scene (`scene.ex4d`), and the running job to show (`window_manager.ex4d_job`)."""
+
+from __future__ import annotations
+
+from math import radians
+
+import bpy
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
+
+from . import jobs, take_list
+
+# `//` paths are relative to the .blend, as everywhere in Blender
+BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+
+# identifiers are the engine's own names (ex4d_engine/worker.py)
+DEPTH_SOURCES = (
+    ("rough-pictorial", "Rough, from the Picture", "No model: ground, sky and moving things are told apart by eye"),
+    ("file", "Depth Files", "Depth maps that you bring: EXR, PNG or NPY files, or a depth video"),
+)
+DEPTH_MEANINGS = (
+    ("z", "Distance", "Distance along the camera's axis"),
+    ("disparity", "Disparity", "One divided by the distance"),
+    ("normalised_disparity", "Normalised Disparity", "0 is far, 1 is near, linear in one divided by the distance"),
+)
+PRESETS = (
+    ("preview", "Preview", "Holes filled from other frames and from around: no diffusion, seconds, to judge a move"),
+    ("draft", "Draft", "The small bundled diffusion model"),
+    ("final", "Final", "Wan2.1 14B with the EX-4D adapter, 25 steps"),
+    ("fast", "Fast", "The same with a step-distillation adapter, 4 steps"),
+)
+MOVES = (
+    ("orbit", "Orbit", "Swing about the subject, looking at it"),
+    ("dolly", "Dolly", "Move along the line of sight; positive is forward"),
+    ("truck", "Truck", "Move sideways; positive is right"),
+    ("crane", "Crane", "Rise while looking at the subject; positive is up"),
+)
+CONDITIONING = (
+    ("AUTO", "Automatic", "The engine draws; Cycles does where the mesh was edited or other objects take part"),
+    ("CYCLES", "Cycles", "Cycles draws the scene's mesh, as it is now"),
+    ("EEVEE", "EEVEE", "EEVEE draws the scene's mesh, as it is now"),
+)
+
+
+def _folder_changed(settings: Ex4dSettings, context: bpy.types.Context) -> None:
+    take_list.refresh(settings.id_data)
+
+
+class Ex4dTake(bpy.types.PropertyGroup):
+    """A row of the list of takes; `name` is the take's."""
+
+    label: StringProperty(name="Label")
+    preset: StringProperty(name="Preset")
+    frames: IntProperty(name="Frames")
+    is_finished: BoolProperty(name="Finished")
+
+
+class Ex4dSettings(bpy.types.PropertyGroup):
+    """A scene's settings."""
+
+    clip_path: StringProperty(
+        name="Clip",
+        description="A movie, an image, or any file of an image sequence",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )
+    use_range: BoolProperty(name="Part of the Clip", description="Take only some of the clip's frames")
+    range_first: IntProperty(name="First", description="In the clip's own numbers", default=1, min=0)
+    range_last: IntProperty(name="Last", description="In the clip's own numbers, included", default=100, min=0)
+    stride: IntProperty(name="Step", description="Take every Nth frame", default=1, min=1)
+    start_number: IntProperty(
+        name="Movie Starts At",
+        description="Number of a movie's first frame; an image sequence keeps its files' numbers",
+        default=1,
+        min=0,
+    )
+    depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default="rough-pictorial")
+    depth_path: StringProperty(
+        name="Depth Files",
+        description="A folder, any file of a sequence, an NPY or NPZ stack, or a depth video",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )
+    depth_meaning: EnumProperty(name="Values Are", items=DEPTH_MEANINGS, default="z")
+    depth_near: FloatProperty(name="Near", description="Distance of disparity 1", default=1.0, min=1e-4)
+    depth_far: FloatProperty(name="Far", description="Distance of disparity 0", default=100.0, min=1e-4)
+    use_field_of_view: BoolProperty(
+        name="Set Field of View", description="Otherwise the depth source's own, or 50° where it knows none"
+    )
+    field_of_view: FloatProperty(
+        name="Field of View",
+        description="Of the clip's longer side",
+        subtype="ANGLE",
+        default=radians(50),
+        min=radians(1),
+        max=radians(179),
+    )
+    shot_folder: StringProperty(
+        name="Shot Folder",
+        description="Where the reconstruction and the takes are kept; empty: beside the clip",
+        subtype="DIR_PATH",
+        options=BLEND_RELATIVE,
+        update=_folder_changed,
+    )
+
+    move: EnumProperty(name="Move", items=MOVES, default="orbit")
+    orbit_angle: FloatProperty(
+        name="Angle",
+        description="Between the first and the last line of sight; positive swings to the right",
+        subtype="ANGLE",
+        default=radians(30),
+        min=radians(-90),
+        max=radians(90),
+    )
+    move_amount: FloatProperty(
+        name="Amount", description="As a share of the subject's distance", default=0.3, soft_min=-1, soft_max=1
+    )
+    move_frames: IntProperty(name="Frames", description="Length of the move; 0: as long as the shot", default=0, min=0)
+    coverage_text: StringProperty(name="Coverage", options={"SKIP_SAVE"})
+
+    frame_range: EnumProperty(
+        name="Frames",
+        items=(
+            ("SHOT", "The Shot's", "Every frame of the shot"),
+            ("SCENE", "The Scene's", "The scene's frame range; beyond the shot its first or last frame stands still"),
+        ),
+        default="SHOT",
+    )
+    output_size: EnumProperty(
+        name="Size",
+        items=(("PLATE", "The Clip's", "As large as the clip"), ("SCENE", "The Scene's", "The scene's resolution")),
+        default="PLATE",
+    )
+    conditioning: EnumProperty(name="Draw With", items=CONDITIONING, default="AUTO")
+    include_cg: BoolProperty(
+        name="Other Objects", description="Draw the scene's other objects too, with its lamps and world"
+    )
+    preset: EnumProperty(name="Preset", items=PRESETS, default="preview")
+    seed: IntProperty(name="Seed", description="Of every random draw", default=0, min=0)
+    take_label: StringProperty(name="Label", description="A name for the next take")
+
+    takes: CollectionProperty(type=Ex4dTake)
+    active_take: IntProperty(name="Take")
+
+
+def _job_text(_: Ex4dJob) -> str:
+    job = jobs.current_job()
+    return "" if job is None else job.text
+
+
+def _job_title(_: Ex4dJob) -> str:
+    job = jobs.current_job()
+    return "" if job is None else job.title
+
+
+def _job_factor(_: Ex4dJob) -> float:
+    job = jobs.current_job()
+    return 0.0 if job is None else job.factor
+
+
+def _failure_text(_: Ex4dJob) -> str:
+    failure = jobs.last_failure()
+    return "" if failure is None else str(failure[1])
+
+
+class Ex4dJob(bpy.types.PropertyGroup):
+    """The running job, to be read by panels and scripts. Computed, so nothing of it gets into a file."""
+
+    is_running: BoolProperty(name="Running", get=lambda _: jobs.current_job() is not None)
+    title: StringProperty(name="Job", get=_job_title)
+    text: StringProperty(name="Progress", get=_job_text)
+    factor: FloatProperty(name="Factor", min=0, max=1, get=_job_factor)
+    error: StringProperty(name="Error", description="Why the last one failed", get=_failure_text)
+
+
+def register_properties() -> None:
+    """Hangs the groups onto scenes and the window manager, after their classes are registered."""
+    bpy.types.Scene.ex4d = PointerProperty(type=Ex4dSettings)
+    bpy.types.WindowManager.ex4d_job = PointerProperty(type=Ex4dJob)
+
+
+def unregister_properties() -> None:
+    """The inverse of `register_properties`."""
+    del bpy.types.WindowManager.ex4d_job
+    del bpy.types.Scene.ex4d
+
+
+CLASSES = (Ex4dTake, Ex4dSettings, Ex4dJob)

