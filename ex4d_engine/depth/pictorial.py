@@ -36,6 +36,7 @@ _SMALL: Final = 288
 _SURVEYED: Final = 12
 _WARM_UP: Final = 12
 _CONTRAST: Final = 12.0
+_CRISP, _BLURRED = 1.6, 1.4
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def survey_clip(plate: PlatePass, frame_count: int, small: tuple[int, int], repo
         regions = segment(lab, _CONTRAST)
         in_focus, ratios = _focus(image, regions)
         focus.append(np.percentile(in_focus[regions.labels], (10, 90)))
-        edges.append(float((ratios < 0.7 * np.percentile(ratios, 90)).mean()) if ratios.size else 0.0)
+        # Blurred edges beside crisp ones; a clip that is soft all over says nothing about depth.
+        shallow = ratios.size and np.percentile(ratios, 90) > _CRISP
+        edges.append(float((ratios < _BLURRED).mean()) if shallow else 0.0)
         sky = _sky(regions, lab)[regions.labels]
         if sky.mean() > 0.03:
             skylines.append(float(np.percentile(np.nonzero(sky)[0], 98)) / small[1])

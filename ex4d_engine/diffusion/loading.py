@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from .checkpoints import load_adapter
 from .pipeline import Ex4dPipeline
 from .scheduler import FLOW_SHIFT, euler_scheduler
 from .transformer import Ex4dTransformer3DModel
+
+STOCK_MODEL = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
+"""Where the published adapter's base model lies on the Hugging Face hub."""
 
 COMPONENTS = ("tokenizer", "text_encoder", "image_encoder", "vae", "transformer")
 """Sub-folders a model folder must have: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
@@ -54,7 +59,9 @@ def load_pipeline(
     check_model_folder(model_folder)
     if adapter is not None and not adapter.is_file():
         raise Ex4dError(
-            "model_missing", f"There is no EX-4D adapter {adapter}.", "Download the adapter or correct the path."
+            "model_missing",
+            f"There is no EX-4D adapter {adapter}.",
+            "Download ex4d.ckpt from EX-4D's authors, or choose the file that holds it.",
         )
     precisions: dict[str, tuple[type[Any], torch.dtype]] = {
         "text_encoder": (UMT5EncoderModel, dtype),
@@ -67,10 +74,11 @@ def load_pipeline(
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # the reporter shows ours
-    components: dict[str, Any] = {
-        "tokenizer": AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True),
-        "scheduler": euler_scheduler(folder_shift(model_folder)),
-    }
+    components: dict[str, Any] = {}
+    with _readable(model_folder / "scheduler"):
+        components["scheduler"] = euler_scheduler(folder_shift(model_folder))
+    with _readable(model_folder / "tokenizer"):
+        components["tokenizer"] = AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True)
     total = len(precisions) + 1
     for done, (name, (kind, precision)) in enumerate(precisions.items()):
         reporter.check()
@@ -93,8 +101,8 @@ def load_pipeline(
 def check_model_folder(folder: Path) -> None:
     """Raises `model_missing` unless `folder` has every component, each with its files."""
     hint = (
-        "Download Wan2.1-I2V-14B-480P in diffusers' layout, or choose the folder that holds it "
-        f"(with {', '.join(COMPONENTS)} inside)."
+        f"Download it with `hf download {STOCK_MODEL} --local-dir FOLDER`, or choose the folder that holds "
+        f"{', '.join(COMPONENTS)}."
     )
     if not folder.is_dir():
         raise Ex4dError("model_missing", f"There is no model folder {folder}.", hint)
@@ -118,17 +126,24 @@ def folder_shift(folder: Path) -> float:
     return float(config.get("shift", FLOW_SHIFT)) if is_euler else FLOW_SHIFT
 
 
-def _component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
-    """One model of a folder with every tensor accounted for: the libraries only log what they could not find."""
-    precision = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns what the libraries raise for damaged files into `model_invalid`, with the part's folder."""
     try:
-        model, info = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **{precision: dtype}
-        )
+        yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise Ex4dError(
             "model_invalid", f"{folder} could not be read ({error}).", "Download this part of the model again."
         ) from error
+
+
+def _component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
+    """One model of a folder with every tensor accounted for: the libraries only log what they could not find."""
+    precision = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
+    with _readable(folder):
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **{precision: dtype}
+        )
     wrong = {what: sorted(map(str, names)) for what, names in info.items() if names}
     if wrong:
         listing = "; ".join(f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in wrong.items())

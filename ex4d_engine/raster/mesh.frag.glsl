@@ -25,12 +25,19 @@ void main() {
         colour = v_colour.a > 125.0 / 255.0 ? vec4(v_colour.rgb, 1.0) : vec4(0.0);
         return;
     }
-    bool seen = false;
+    bool seen = false, at_vertex = false;
     if (gl_PrimitiveID < grid_faces) {
         // a vertex is a pixel of the plate and so was seen, whichever face a rasteriser hits it in
-        bool at_vertex = max(max(v_corner.x, v_corner.y), v_corner.z) > 1.0 - AT_VERTEX;
+        at_vertex = max(max(v_corner.x, v_corner.y), v_corner.z) > 1.0 - AT_VERTEX;
         seen = at_vertex
             || texelFetch(seen_map, ivec2(gl_PrimitiveID % seen_width, gl_PrimitiveID / seen_width), 0).r > 0.5;
     }
-    colour = seen ? vec4(texture(albedo_map, v_place).rgb, 1.0) : vec4(0.0);
+    if (!seen) {
+        colour = vec4(0.0);
+        return;
+    }
+    // hardware filters with 8 bits of position: at a pixel's own vertex its colour is taken as it is
+    ivec2 size = textureSize(albedo_map, 0);
+    ivec2 texel = clamp(ivec2(floor(v_place * vec2(size))), ivec2(0), size - 1);
+    colour = vec4(at_vertex ? texelFetch(albedo_map, texel, 0).rgb : texture(albedo_map, v_place).rgb, 1.0);
 }

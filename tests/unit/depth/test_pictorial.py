@@ -72,7 +72,9 @@ def test_ground_comes_nearer_downwards(tracking_shot: tuple[list[np.ndarray], np
 def test_steps_are_sharp_and_surfaces_smooth(tracking_shot: tuple[list[np.ndarray], np.ndarray, np.ndarray]) -> None:
     _, truth, z = tracking_shot
     jump = np.abs(np.diff(np.log(z[-1]), axis=1))
-    edge = cv2.dilate((np.abs(np.diff(np.log(np.minimum(truth[-1], 60)), axis=1)) > 0.2).astype(np.uint8), np.ones((7, 7)))
+    edge = cv2.dilate(
+        (np.abs(np.diff(np.log(np.minimum(truth[-1], 60)), axis=1)) > 0.2).astype(np.uint8), np.ones((7, 7))
+    )
     assert np.percentile(jump[edge == 0], 97) < 0.01
     # The crate before the far wall: nearly all of the step lies in two neighbouring pixels.
     row = np.log(z[-1, 60])
@@ -130,9 +132,7 @@ def test_it_is_the_same_twice() -> None:
 
 def test_it_says_that_it_is_rough_and_claims_no_camera() -> None:
     frames = [scene.draw(0)[0]]
-    clip = depth_source("rough-pictorial").estimate(
-        lambda: iter(frames), 1, (scene.WIDTH, scene.HEIGHT), Silent()
-    )
+    clip = depth_source("rough-pictorial").estimate(lambda: iter(frames), 1, (scene.WIDTH, scene.HEIGHT), Silent())
     assert "rough" in clip.note and clip.scale == "relative"
     assert clip.intrinsics is None and clip.camera_to_world is None
 
@@ -161,9 +161,7 @@ def test_frames_are_not_collected() -> None:
 def test_cancel_stops_it() -> None:
     frames = [scene.draw(i)[0] for i in range(3)]
     reporter = Silent()
-    clip = depth_source("rough-pictorial").estimate(
-        lambda: iter(frames), 3, (scene.WIDTH, scene.HEIGHT), reporter
-    )
+    clip = depth_source("rough-pictorial").estimate(lambda: iter(frames), 3, (scene.WIDTH, scene.HEIGHT), reporter)
     next(clip.frames)
     reporter.cancelled.set()
     with pytest.raises(Cancelled):

@@ -162,10 +162,11 @@ def test_weights_with_a_tensor_missing(copy: Path, component: str, file: str, lo
     assert caught.value.code == "model_invalid"
 
 
-def test_a_config_that_is_no_json(copy: Path) -> None:
-    (copy / "vae" / "config.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("damaged", ["vae/config.json", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_no_json(copy: Path, damaged: str) -> None:
+    (copy / damaged).write_text("{", encoding="utf-8")
 
-    with pytest.raises(Ex4dError, match="vae") as caught:
+    with pytest.raises(Ex4dError, match=damaged.split("/")[0]) as caught:
         load(copy, None)
     assert caught.value.code == "model_invalid"
 

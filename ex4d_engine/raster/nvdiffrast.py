@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The DW-Mesh drawn by nvdiffrast on a CUDA device: the reference's own raster, optional.
+
+nvdiffrast's licence (its §3.3) limits it to research and evaluation; it is never installed or bundled by us.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dwmesh.ray_grid import RayGrid
+from ..dwmesh.topology import corner_classes
+from ..errors import Ex4dError
+from . import AT_VERTEX, Rendering
+
+FAR_SHARE = 1e3
+
+
+class NvdiffrastRaster:
+    """See `raster.Raster`."""
+
+    def __init__(self, grid: RayGrid, *, near: float, reference: bool) -> None:
+        try:
+            self._torch: Any = importlib.import_module("torch")
+            self._dr: Any = importlib.import_module("nvdiffrast.torch")
+        except ImportError as error:
+            raise Ex4dError(
+                "missing_package",
+                f"nvdiffrast is not installed ({error}).",
+                "Use the opengl raster. nvdiffrast may be installed by hand for research and evaluation only.",
+            ) from error
+        if not self._torch.cuda.is_available():
+            raise Ex4dError("missing_package", "nvdiffrast needs a CUDA device.", "Use the opengl raster.")
+        logging.getLogger(__name__).warning("nvdiffrast: licensed for research and evaluation only (its section 3.3).")
+        self._grid, self._near, self._reference = grid, near, reference
+        self._context = self._dr.RasterizeCudaContext()
+        self._rays = self._tensor(grid.rays)
+        self._pixels = self._tensor(grid.pixels.astype(np.int64))
+        self._pinned = self._tensor(grid.pinned)
+        self._faces = self._tensor(grid.topology.faces)
+        self._places = self._tensor(grid.uv)[None]
+        self._corners = self._tensor(np.eye(3, dtype=np.float32)[corner_classes(grid.topology)])[None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context = None
+
+    def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
+        """See `raster.Raster.set_frame`."""
+        torch = self._torch
+        z = self._tensor(depth)[self._pixels[:, 0], self._pixels[:, 1]]
+        self._points = self._rays * torch.where(self._pinned > 0, self._pinned, z)[:, None]
+        self._albedo = self._tensor(albedo).float()[None] / 255
+        behind = len(self._grid.topology.faces) - self._grid.topology.grid_faces
+        self._seen = torch.cat([self._tensor(seen.reshape(-1)) > 127, torch.zeros(behind, dtype=torch.bool).cuda()])
+        self._colours = (self._tensor(albedo)[self._pixels[:, 0], self._pixels[:, 1]].float() / 255)[None]
+
+    def draw(
+        self, intrinsics: NDArray[np.float64], source_to_camera: NDArray[np.float64], size: tuple[int, int]
+    ) -> Rendering:
+        """See `raster.Raster.draw`."""
+        torch, dr = self._torch, self._dr
+        width, height = size
+        view = self._tensor(source_to_camera.astype(np.float32))
+        points = self._points @ view[:3, :3].T + view[:3, 3]
+        x, y, z = points.unbind(-1)
+        k = intrinsics
+        # nvdiffrast has no programmable depth: z/w is set to fall with log z, the same order as in opengl.py
+        octaves = np.log2(
+            FAR_SHARE * (float(self._grid.pinned.max()) + np.linalg.norm(source_to_camera[:3, 3])) / self._near
+        )
+        depth = 2 * torch.log2(z.clamp_min(self._near) / self._near) / octaves - 1
+        clip = torch.stack(
+            [
+                2 / width * (k[0, 0] * x + k[0, 1] * y) + (2 * k[0, 2] / width - 1) * z,
+                2 / height * k[1, 1] * y + (2 * k[1, 2] / height - 1) * z,
+                torch.where(z > self._near, depth * z, z - 2 * self._near),
+                z,
+            ],
+            dim=-1,
+        )[None].contiguous()
+        hit, _ = dr.rasterize(self._context, clip, self._faces, resolution=(height, width))
+        face = hit[0, ..., 3].long() - 1
+        z_map = dr.interpolate(z[None, :, None].contiguous(), hit, self._faces)[0][0, ..., 0]
+        if self._reference:
+            colour = dr.interpolate(self._colours, hit, self._faces)[0][0]
+            seen = (face >= 0) & (colour[..., 3] > 125 / 255)
+            colour = colour[..., :3]
+        else:
+            places, _ = dr.interpolate(self._places, hit, self._faces)
+            corners = dr.interpolate(self._corners, hit, self._faces)[0][0]
+            colour = dr.texture(self._albedo, places, filter_mode="linear", boundary_mode="clamp")[0, ..., :3]
+            at_vertex = (corners.amax(-1) > 1 - AT_VERTEX) & (face < self._grid.topology.grid_faces)
+            seen = (face >= 0) & (self._seen[face.clamp_min(0)] | at_vertex)
+        colour = torch.where(seen[..., None], (colour * 255).round().clamp(0, 255), 0).to(torch.uint8)
+        mask = seen.to(torch.uint8) * 255
+        return Rendering(
+            colour.cpu().numpy(), mask.cpu().numpy(), torch.where(face >= 0, z_map, 0).float().cpu().numpy()
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        return self._torch.as_tensor(np.ascontiguousarray(array)).cuda()
