@@ -50,17 +50,11 @@ def decode_image(encoded: bytes, path: Path) -> np.ndarray:
 
     `path` is only for the message. Grey stays (H, W); the bit depth stays. A JPEG's EXIF rotation is applied.
     """
-    # A file that is cut off decodes to a picture with an empty rest, and no error: look for the mark of its end.
-    # In JPEG that mark comes after the last scan; an earlier one ends the thumbnail.
-    jpeg = encoded.startswith(b"\xff\xd8")
-    if jpeg:
-        whole = encoded.rfind(b"\xff\xd9") > encoded.rfind(b"\xff\xda")
-    else:
-        whole = not encoded.startswith(b"\x89PNG") or encoded.rfind(b"IEND") >= 0
     # Colour flags drop alpha, "unchanged" drops the EXIF rotation: alpha never comes with JPEG.
+    jpeg = encoded.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded and whole else None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except cv2.error:
         image = None
     if image is None:

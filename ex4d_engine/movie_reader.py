@@ -74,16 +74,21 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
     """
     with _opened(path) as (container, stream):
         decoder = _decoder(stream)
-        times, packets, first, whole, end = array("q"), 0, None, True, 0
+        times, stored, packets, first, whole, key, end = array("q"), 0, 0, None, True, None, 0
         for packet in _packets(container, stream):
             whole = packet is not None
-            if packet is not None and packet.size and not packet.is_discard:
+            if packet is not None and packet.size:
+                stored += 1
+                # Pictures shown before the first key frame, in a recording cut out of a stream, lack a reference.
+                key = packet.pts if key is None and packet.is_keyframe else key
+            if packet is not None and packet.size and not packet.is_discard:  # an edit list discards trimmed frames
                 packets += 1
                 if packet.pts is not None:
                     times.append(packet.pts)
                     end = max(end, packet.pts + (packet.duration or 0))
             if first is None:
-                first = next(iter(_decode(decoder, packet) or []), None)
+                frames = _decode(decoder, packet) or []
+                first = next((frame for frame in frames if None in (key, frame.pts) or frame.pts >= key), None)
         if packets == 0:
             raise Ex4dError("no_frames", f"{path} holds no frames.", "Export the clip again.")
         if first is None:
@@ -91,9 +96,11 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
         timing = _timing(stream, times, packets, first.pts)
         notes = [*_notes_on_picture(stream, first), *timing.notes]
         missing = _stated_seconds(container, stream) - float(end * timing.time_base) if len(times) else 0.0
-        if not whole or packets < stream.frames or missing > 2.5 / timing.fps:
-            of = f" of {stream.frames}" if stream.frames > packets else ""
-            notes.append(f"The file is damaged or cut off: it holds {packets}{of} frames.")
+        # MP4 and MOV count frames that an edit list trims; their index, read with the header, does not hold those.
+        stated = len(stream.index_entries) if "mov" in container.format.name else stream.frames
+        if not whole or stored < stated or missing > 2.5 / timing.fps:
+            of = f" of {stated}" if stated > stored else ""
+            notes.append(f"The file is damaged or cut off: it holds {stored}{of} frames.")
         matrix = _display_matrix(first)
         square = _square_size(stream, first)
         info = PlateInfo(
@@ -128,7 +135,7 @@ def _timing(stream: Any, times: array[int], packets: int, start: int | None) -> 
     guesses = [stream.guessed_rate, stream.average_rate, stream.base_rate]
     if start is not None and len(times) == packets:
         shown = np.sort(np.frombuffer(times, np.int64))
-        shown = shown[shown >= start]  # frames before it lack their reference and are not decoded
+        shown = shown[shown >= start]
         fps, constant = find_rate(shown, time_base, guesses)
         if fps is not None and len(shown):
             count = int(ticks(shown, time_base, fps)[-1]) + 1

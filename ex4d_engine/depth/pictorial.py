@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-NEAR, FAR, SKY = 1 / 2.0, 1 / 20.0, 1 / 60.0
+NEAR, FAR, SKY = 1 / 2.0, 1 / 14.0, 1 / 60.0
 """Inverse z of the near and the far end of the cues, and of the sky, in scene units. Nothing in a
 single view says how large a scene is; these make a walkable one."""
 
@@ -131,7 +131,7 @@ def survey_clip(plate: PlatePass, frame_count: int, small: tuple[int, int], repo
     low, high = np.median(focus, axis=0)
     return Survey(
         # Whatever stands hides the horizon, so the sky ends above it or on it.
-        horizon=float(np.clip(np.median(skylines), 0.42, 0.65)) if skylines else 0.42,
+        horizon=float(np.clip(np.median(skylines), 0.45, 0.65)) if skylines else 0.45,
         defocus=float(np.clip((np.median(edges) - 0.08) / 0.12, 0, 1)),
         focus=(float(low), float(max(high, low + 0.2))),
     )
@@ -168,7 +168,7 @@ def advance(state: State | None, image: Image, small: tuple[int, int], survey: S
     now, valid = _carried(state, grey, flow)
     parallax = measure_parallax(flow, now.inverse_z)
     own = np.linalg.norm(parallax.own, axis=2)
-    now.own = np.where(valid, 0.9 * now.own + 0.1 * own, own).astype(np.float32)
+    now.own = np.where(valid, 0.7 * now.own + 0.3 * own, own).astype(np.float32)
     kept = np.where(valid, _MEMORY * now.information, 0)
     # What seems to lie behind the horizon or in the lens has moved by itself.
     added = parallax.information * ((parallax.inverse_z > -0.05) & (parallax.inverse_z < 2 * NEAR))
@@ -241,7 +241,10 @@ def _estimate(image: Image, lab: Array, survey: Survey, state: State, own: Array
     floor, _ = _floor(ground[regions.labels], survey.horizon, state.measured, information)
     ground |= _on_floor(regions, floor, state.measured, information)
     floor, tilt = _floor(ground[regions.labels], survey.horizon, state.measured, information)
+    movers = _movers(regions, state.own)
+    ground &= ~movers
     guess, doubt = _standing(regions, ground, floor)
+    guess = regions.smoothed(guess, lab, 12.0, ground | movers)
     if survey.defocus > 0:
         low, high = survey.focus
         moving = regions.mean(state.own) ** 2
@@ -251,6 +254,7 @@ def _estimate(image: Image, lab: Array, survey: Survey, state: State, own: Array
         guess = (1 - survey.defocus) * guess + survey.defocus * (FAR + (NEAR - FAR) * front)
     standing = _planes(regions, guess, doubt, state.measured, information)
     inverse_z = np.where(ground[regions.labels], floor, standing)
+    inverse_z = _with_movers(inverse_z, movers[regions.labels], floor)
     if survey.defocus > 0:
         inverse_z = (1 - survey.defocus) * inverse_z + survey.defocus * standing
     # Whatever the frame, lower is a little nearer: a picture of one region is no flat card.
@@ -293,6 +297,25 @@ def _on_floor(regions: Regions, floor: Array, measured: Array, information: Arra
     off = np.sqrt(regions.mean((measured - floor) ** 2, weight))
     upright = np.sqrt(regions.mean((measured - regions.mean(measured, weight)[regions.labels]) ** 2, weight))
     return known & (off < 0.04) & (off < upright) & (regions.mean(floor) > 1.2 * FAR)
+
+
+def _movers(regions: Regions, own: Array) -> Mask:
+    """(count,) regions that move by themselves, and plainly so beside the rest of the frame."""
+    speed = regions.mean(own, regions.inside())
+    return speed > 0.35 + 3 * float(np.median(own))
+
+
+def _with_movers(inverse_z: Array, moving: Mask, floor: Array) -> Array:
+    """Each thing that moves, whatever its colours, put where its lowest point meets the floor."""
+    whole = cv2.morphologyEx(moving.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    count, things, stats, _ = cv2.connectedComponentsWithStats(whole)
+    result = inverse_z.copy()
+    for thing in range(1, count):
+        if stats[thing, cv2.CC_STAT_AREA] > 0.002 * whole.size:
+            rows, columns = np.nonzero(things == thing)
+            foot = rows >= np.percentile(rows, 97)
+            result[rows, columns] = np.median(floor[rows[foot], columns[foot]])
+    return result
 
 
 def _planes(regions: Regions, guess: Array, doubt: Array, measured: Array, information: Array) -> Array:
@@ -358,7 +381,7 @@ def _standing(regions: Regions, ground: Mask, floor: Array) -> tuple[Array, Arra
         elif on_ground.size > 0.15 * below.size:
             guess[r], doubt[r] = np.percentile(on_ground, 90), 0.04
         elif below.size:
-            guess[r], doubt[r] = np.mean(guess[below]), 0.07
+            guess[r], doubt[r] = np.median(guess[below]), 0.07
     return guess, doubt
 
 
@@ -373,11 +396,12 @@ def _ground(regions: Regions, lab: Array, sky: Mask, horizon: float) -> Mask:
     bottom = np.bincount(labels[-2:].ravel(), minlength=regions.count) / (2 * w)
     ground = may_lie & (bottom > 0.08) & wide
     mean = regions.mean(lab)
-    pairs, border, _ = borders(labels, np.zeros(labels.shape, np.float32))
-    alike = np.linalg.norm(mean[pairs[:, 0]] - mean[pairs[:, 1]], axis=1) < 15
+    likeness = np.linalg.norm(mean[:, None] - mean[None, ground], axis=2).min(1) if ground.any() else np.full(len(mean), 99)
+    pairs, _, length = borders(labels, np.zeros(labels.shape, np.float32))
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    outline = np.bincount(pairs[:, 0], np.tile(length, 2), regions.count)
     for _ in range(4):
-        for a, b in ((0, 1), (1, 0)):
-            grown = pairs[alike & ground[pairs[:, a]], b]
-            ground[grown] |= may_lie[grown]
+        beside = np.bincount(pairs[:, 0], np.tile(length, 2) * ground[pairs[:, 1]], regions.count) / np.maximum(outline, 1)
+        ground |= may_lie & ((likeness < 12) & (beside > 0.15) | (beside > 0.75) & (likeness < 25))
     # A frame that is mostly one thing says nothing: the ramp is a better guess than a wall.
     return ground | ((regions.area() > 0.6 * labels.size) & (bottom > 0.3))

@@ -46,8 +46,10 @@ class Regions:
         borders = cv2.morphologyEx(self.labels.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
         return np.where(borders, 1e-3, 1.0).astype(np.float32)
 
-    def smoothed(self, values: Array, lab: Array, contrast: float) -> Array:
-        """Values (count,) drawn towards those of neighbours of the same colour, small regions the most.
+    def smoothed(
+        self, values: Array, lab: Array, contrast: float, fixed: npt.NDArray[np.bool_] | None = None
+    ) -> Array:
+        """Values (count,), but for `fixed` ones, drawn towards those of neighbours of the same colour, small regions the most.
 
         The minimum of Σ area (x − value)² + Σ border (x − x')², borders weighted by likeness of colour.
         """
@@ -56,10 +58,12 @@ class Regions:
         distance = np.linalg.norm(mean[pairs[:, 0]] - mean[pairs[:, 1]], axis=1)
         # A border as long as a region is wide binds it as firmly as its own value.
         bond = length * np.sqrt(self.labels.size) * 0.2 * (np.exp(-((distance / (2 * contrast)) ** 2)) + 0.01)
-        system = np.diag(area)
-        for (i, j), strength in zip(pairs, bond, strict=True):
-            system[[i, j], [i, j]] += strength
-            system[[i, j], [j, i]] -= strength
+        if fixed is not None:
+            bond *= ~(fixed[pairs[:, 0]] | fixed[pairs[:, 1]])
+        i, j = pairs.T
+        system = np.zeros((self.count, self.count))
+        system[i, j] = system[j, i] = -bond
+        system[np.diag_indices(self.count)] = area - system.sum(1)
         return np.linalg.solve(system, area * values).astype(np.float32)
 
 

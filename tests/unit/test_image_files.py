@@ -105,13 +105,14 @@ def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.Mo
     assert [file.name for file in folder.iterdir()] == ["image.png"]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_cut_off_image_is_refused(folder: Path, suffix: str) -> None:
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_a_cut_off_image_is_refused(folder: Path, suffix: str, kept: float) -> None:
     _, encoded = cv2.imencode(suffix, _random((64, 64, 3), np.uint8))
     data = encoded.tobytes()
     assert decode_image(data, Path("whole")).shape == (64, 64, 3)
     with pytest.raises(Ex4dError) as caught:
-        decode_image(data[: len(data) // 2], folder / f"cut{suffix}")
+        decode_image(data[: int(len(data) * kept)], folder / f"cut{suffix}")
     assert caught.value.code == "unreadable_image"
 
 

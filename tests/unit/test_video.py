@@ -429,6 +429,48 @@ def test_missing_file(folder: Path) -> None:
     assert _code(folder / "none.mp4") == "no_such_file"
 
 
+def test_a_recording_cut_out_of_a_stream_starts_at_its_first_key_frame(folder: Path) -> None:
+    options = {"preset": "fast", "bf": "3", "x264-params": "open-gop=1:keyint=15"}
+    path = make_movie(folder / "cut.ts", _noise, frames=60, rate=Fraction(25), options=options)
+    whole = [frame.image for frame in read_frames(path)]
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) * 4 // 10 // 188 * 188 :])  # a transport stream is made of 188 bytes each
+    info = probe(path)
+    frames = list(read_frames(path))
+    assert 15 < len(frames) < 45
+    assert all(np.array_equal(frame.image, image) for frame, image in zip(frames, whole[-len(frames) :], strict=True))
+    assert info.frame_count == len(frames)
+    assert [frame.number for frame in frames] == list(range(1, len(frames) + 1))
+
+
+def test_a_start_trimmed_by_an_edit_list_stays_away(folder: Path) -> None:
+    path = make_movie(
+        folder / "trimmed.mp4",
+        numbered(64, 48),
+        frames=30,
+        times_ms=[40 * index - 400 for index in range(30)],
+        rate=Fraction(25),
+        container_options={"avoid_negative_ts": "disabled"},
+    )
+    info = probe(path)
+    assert (info.frame_count, info.fps) == (20, 25)
+    assert not any("cut off" in note for note in info.notes)
+    assert indices(list(read_frames(path)), 30) == list(range(10, 30))
+
+
+def test_a_cover_picture_is_no_video(folder: Path) -> None:
+    path = folder / "song.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        cover: Any = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(numbered(64, 48)(0), format="rgb24").reformat(format="yuvj420p")
+        packets = cover.encode(picture) + cover.encode(None)
+        _add_sound(container)
+        container.mux(packets)
+    assert _code(path) == "no_video_stream"
+
+
 def test_text_named_mp4(folder: Path) -> None:
     path = folder / "text.mp4"
     path.write_text("This is no movie.\n" * 100, encoding="utf-8")

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine and its jobs: cancel, check, stop, and the report for whoever has to find out what went wrong."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import engine_session, jobs
+from ..job_run import EngineRequest, JobRun, Steps
+from ..jobs import EngineJob, Explained
+from ..preferences import describe_engine
+
+
+class EX4D_OT_cancel(Explained, bpy.types.Operator):
+    bl_idname = "ex4d.cancel"
+    bl_label = "Cancel"
+    bl_description = "Stop the running job at its next step; finished frames are kept"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        job = jobs.current_job()
+        if job is None:
+            return "Nothing is running"
+        return "It is being cancelled already" if job.is_cancelling else ""
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        job = jobs.current_job()
+        if job is not None:
+            job.cancel()
+        return {"FINISHED"}
+
+
+class EX4D_OT_check_engine(EngineJob, bpy.types.Operator):
+    bl_idname = "ex4d.check_engine"
+    bl_label = "Check Engine"
+    bl_description = "Start the engine and see what it says of itself"
+
+    def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
+        yield EngineRequest("ping")
+        return describe_engine()
+
+
+class EX4D_OT_stop_engine(Explained, bpy.types.Operator):
+    bl_idname = "ex4d.stop_engine"
+    bl_label = "Stop Engine"
+    bl_description = "End the engine's process, which frees its memory; the next job starts it again"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        engine = engine_session.current_engine()
+        return "" if engine is not None and engine.is_alive else "The engine is not running"
+
+    def work(self, context: bpy.types.Context) -> str:
+        engine_session.stop_engine()
+        return "The engine is stopped"
+
+
+class EX4D_OT_copy_report(bpy.types.Operator):
+    bl_idname = "ex4d.copy_report"
+    bl_label = "Copy Report"
+    bl_description = "Copy what is needed to find out what went wrong: versions, the error, the engine's last lines"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.window_manager.clipboard = jobs.report_text()
+        self.report({"INFO"}, "The report is in the clipboard")
+        return {"FINISHED"}
+
+
+class EX4D_OT_dismiss(bpy.types.Operator):
+    bl_idname = "ex4d.dismiss"
+    bl_label = "Dismiss"
+    bl_description = "Hide the message"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        jobs.clear_failure()
+        jobs.tag_redraw(context)
+        return {"FINISHED"}
+
+
+class EX4D_OT_open_preferences(bpy.types.Operator):
+    bl_idname = "ex4d.open_preferences"
+    bl_label = "Open Preferences"
+    bl_description = "Show the add-on's preferences, where the engine's Python is chosen"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        bpy.ops.preferences.addon_show(module=engine_session.ADDON)
+        return {"FINISHED"}
+
+
+CLASSES = (
+    EX4D_OT_cancel,
+    EX4D_OT_check_engine,
+    EX4D_OT_stop_engine,
+    EX4D_OT_copy_report,
+    EX4D_OT_dismiss,
+    EX4D_OT_open_preferences,
+)

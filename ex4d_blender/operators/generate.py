@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Camera → take: its cameras are sampled, its conditioning drawn, its holes filled, its result loaded."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import StringProperty
+
+from ...ex4d_engine.errors import Ex4dError
+from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take
+from .. import sequencer, take_list
+from ..camera_sampling import camera_frames, is_animated
+from ..conditioning import conditioning_steps
+from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
+from ..job_run import EngineRequest, JobRun, Steps
+from ..jobs import EngineJob
+from ..mesh_import import is_edited
+
+
+class EX4D_OT_generate(EngineJob, bpy.types.Operator):
+    bl_idname = "ex4d.generate"
+    bl_label = "Render & Generate"
+    bl_description = "Make a new take of the scene's camera: draw what the clip saw, fill the rest, load the result"
+    bl_options = {"UNDO"}
+
+    preset: StringProperty(
+        name="Preset", description="Instead of the one in the panel", options={"SKIP_SAVE", "HIDDEN"}
+    )
+    take: StringProperty(
+        name="Take",
+        description="Go on with this take instead of making one: its cameras and finished frames are kept",
+        options={"SKIP_SAVE", "HIDDEN"},
+    )
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return why_not_imported(context.scene) or why_no_camera(context.scene)
+
+    def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
+        scene_name = context.scene.name
+        settings = context.scene.ex4d
+        preset, seed = self.preset or settings.preset, settings.seed
+        shot = open_shot(context.scene)
+        take = load_take(shot, self.take) if self.take else take_of_camera(context.scene, shot)
+        take_list.refresh(context.scene, take.name)
+        if not take.conditioning:
+            yield from _conditioning(context.scene, shot, take, run)
+        result = yield EngineRequest(
+            "generate", {"shot": str(shot.root), "take": take.name, "preset": preset, "seed": seed}
+        )
+        # looked up again: the user may have undone or loaded things while the engine worked
+        scene = bpy.data.scenes[scene_name]
+        take = load_take(load_shot(shot.root), result["take"])
+        sequencer.load_take(scene, shot, take)
+        take_list.refresh(scene, take.name)
+        return f"{take.name} is finished ({preset}) and loaded into the sequencer: {result['result']}"
+
+
+def take_of_camera(scene: bpy.types.Scene, shot: Shot) -> Take:
+    """Makes a take folder with the scene camera's move.
+
+    Raises:
+        Ex4dError: `no_camera` when there is none or it never moves; `camera_unsupported`.
+    """
+    settings = scene.ex4d
+    camera = scene.camera
+    if camera is None:
+        raise Ex4dError("no_camera", "The scene has no camera.", "Add a camera move first.", "ex4d.add_camera_move")
+    if not is_animated(camera):
+        raise Ex4dError(
+            "no_camera",
+            f"The camera {camera.name} has no keys, so the take would be a still view.",
+            "Set keys, or add a camera move.",
+            "ex4d.add_camera_move",
+        )
+    plate = shot.require_plate()
+    size = (plate.width, plate.height)
+    if settings.output_size == "SCENE":
+        share = scene.render.resolution_percentage / 100
+        size = (int(scene.render.resolution_x * share), int(scene.render.resolution_y * share))
+    numbers = plate.numbers
+    if settings.frame_range == "SCENE":
+        numbers = range(scene.frame_start, scene.frame_end + 1)
+    frames = camera_frames(scene, camera, shot, numbers, size)
+    return new_take(shot, frames, size, first=numbers[0], fps=plate.fps, label=settings.take_label)
+
+
+def conditioning_engine(scene: bpy.types.Scene, shot: Shot) -> str:
+    """Who draws the conditioning: "" for the engine, else CYCLES or EEVEE."""
+    settings = scene.ex4d
+    if settings.conditioning != "AUTO":
+        return str(settings.conditioning)
+    if settings.include_cg or is_edited(open_imported(scene, shot), scene):
+        return "CYCLES"
+    return ""
+
+
+def _conditioning(scene: bpy.types.Scene, shot: Shot, take: Take, run: JobRun) -> Steps:
+    engine = conditioning_engine(scene, shot)
+    if not engine:
+        yield EngineRequest("render", {"shot": str(shot.root), "take": take.name})
+        return ""
+    frames = conditioning_steps(
+        scene, open_imported(scene, shot), shot, take, include_cg=scene.ex4d.include_cg, engine=engine
+    )
+    run.progress(f"Render in {engine.capitalize()}", 0, len(take.frames))
+    try:
+        for done, total in frames:
+            run.progress(f"Render in {engine.capitalize()}", done, total)
+            yield None
+    finally:
+        frames.close()  # removes its scene, whatever ended it
+    return ""
+
+
+CLASSES = (EX4D_OT_generate,)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clip → shot: the engine reconstructs it, and it is imported."""
+
+from __future__ import annotations
+
+from math import degrees
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...ex4d_engine.errors import Ex4dError
+from ...ex4d_engine.files import prepare_folder
+from ...ex4d_engine.shot import Shot, load_shot
+from .. import mesh_import, take_list
+from ..compat import absolute_path, blend_path
+from ..current_shot import shot_root
+from ..job_run import EngineRequest, JobRun, Steps
+from ..jobs import EngineJob
+
+
+class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
+    bl_idname = "ex4d.reconstruct"
+    bl_label = "Reconstruct"
+    bl_description = "Turn the clip into a watertight mesh per frame, and import it with the camera that filmed it"
+    bl_options = {"UNDO"}
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        settings = context.scene.ex4d
+        if not settings.clip_path:
+            return "Choose a clip first"
+        if settings.depth_source == "file" and not settings.depth_path:
+            return "Choose the depth files first"
+        return ""
+
+    def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
+        scene_name = context.scene.name
+        settings = context.scene.ex4d
+        root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
+        prepare_folder(root)  # a folder that cannot be written is said before any work starts
+        before = _shot_there(root)
+        result = yield EngineRequest("reconstruct", reconstruct_params(settings, root))
+
+        scene = bpy.data.scenes[scene_name]
+        scene.ex4d.shot_folder = blend_path(root)
+        shot = load_shot(root)
+        imported = mesh_import.find_imported(scene, root)
+        if imported is None or before != shot:
+            if imported is not None:  # it shows files that are no more; what the user did to it is kept
+                imported.collection.hide_viewport = imported.collection.hide_render = True
+            mesh_import.import_shot(shot, scene)
+        take_list.refresh(scene)
+        return f"{result['frames']} frames reconstructed in {root}"
+
+
+def default_shot_root(clip: Path) -> Path:
+    """Beside the clip, named after it."""
+    name = clip.stem.rstrip("0123456789").rstrip("._- ") or clip.stem
+    return clip.with_name(f"{name}_ex4d")
+
+
+def reconstruct_params(settings: Any, root: Path) -> dict[str, Any]:
+    """The parameters of the engine's method `reconstruct` for a scene's settings."""
+    depth_options: dict[str, Any] = {}
+    if settings.depth_source == "file":
+        depth_options = {"path": str(absolute_path(settings.depth_path)), "meaning": settings.depth_meaning}
+        if settings.depth_meaning == "normalised_disparity":
+            depth_options |= {"near": settings.depth_near, "far": settings.depth_far}
+    return {
+        "shot": str(root),
+        "source": str(absolute_path(settings.clip_path)),
+        "first": settings.range_first if settings.use_range else None,
+        "last": settings.range_last if settings.use_range else None,
+        "stride": settings.stride,
+        "first_number": settings.start_number,
+        "depth": settings.depth_source,
+        "depth_options": depth_options,
+        "fov_deg": degrees(settings.field_of_view) if settings.use_field_of_view else None,
+    }
+
+
+def _shot_there(root: Path) -> Shot | None:
+    try:
+        return load_shot(root)
+    except Ex4dError as error:
+        if error.code == "shot_missing":
+            return None
+        raise  # a newer or damaged one is not overwritten
+
+
+CLASSES = (EX4D_OT_reconstruct,)
