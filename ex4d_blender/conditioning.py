@@ -115,7 +115,9 @@ def conditioning_steps(
             stage.frame_set(_scene_frame(shot, number, camera))
             set_camera(stage, stage.camera, camera, size)
             _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
-            bpy.ops.render.render(write_still=True, scene=stage.name)
+            # given as `scene=`, the operator would set the frame to that of the window's scene
+            with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
+                bpy.ops.render.render(write_still=True)
             rgba = read_rgba(still)
             still.unlink()
             seen = rgba[..., 3] > 127
@@ -133,9 +135,12 @@ def conditioning_steps(
 
 
 def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
-    """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's."""
+    """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's.
+
+    Before the clip it is the clip's first: Blender's image textures go on after their last file, not before it.
+    """
     numbers = shot.require_plate().numbers
-    follows = min(max(number, numbers[0]), numbers[-1]) == camera.source
+    follows = number >= numbers[0] and min(number, numbers[-1]) == camera.source
     return number if follows else camera.source
 
 

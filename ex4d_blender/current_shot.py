@@ -23,6 +23,7 @@ def shot_root(scene: bpy.types.Scene) -> Path | None:
 
 
 def why_no_shot(scene: bpy.types.Scene) -> str:
+    """Why there is no shot to work with; "" when there is one."""
     root = shot_root(scene)
     if root is None:
         return "Choose a shot folder, or reconstruct a clip first"
@@ -46,6 +47,7 @@ def open_shot(scene: bpy.types.Scene) -> Shot:
 
 
 def why_not_imported(scene: bpy.types.Scene) -> str:
+    """Why the shot's mesh is not in the scene; "" when it is."""
     root = shot_root(scene)
     if reason := why_no_shot(scene):
         return reason
@@ -71,6 +73,7 @@ def open_imported(scene: bpy.types.Scene, shot: Shot) -> ImportedShot:
 
 
 def why_no_camera(scene: bpy.types.Scene) -> str:
+    """Why there is no camera to sample; "" when there is one."""
     return "" if scene.camera is not None else "The scene has no camera: add a camera move first"
 
 
@@ -81,6 +84,7 @@ def active_take_name(scene: bpy.types.Scene) -> str:
 
 
 def why_no_take(scene: bpy.types.Scene) -> str:
+    """Why there is no take to work with; "" when one is selected."""
     return why_no_shot(scene) or ("" if active_take_name(scene) else "There are no takes yet: generate one first")
 
 

@@ -14,7 +14,7 @@ from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import Shot
 from .camera_sampling import camera_frames
 from .coverage import coarse_size, coverage
-from .mesh_import import ImportedShot, mesh_matrix
+from .mesh_import import ImportedShot
 from .pixel_files import read_rgba
 
 SAMPLED_FRAMES: Final = 7
@@ -32,11 +32,34 @@ def path_coverage(
     size = coarse_size(plate.width, plate.height)
     picked = np.linspace(plate.numbers[0], plate.numbers[-1], min(SAMPLED_FRAMES, plate.count))
     numbers = sorted({round(float(number)) for number in picked})
+    views = camera_frames(scene, camera, shot, numbers, size)
     shares: dict[int, float] = {}
-    for number, frame in zip(numbers, camera_frames(scene, camera, shot, numbers, size), strict=True):
-        seen = read_rgba(shot.seen_file(number))[..., 0] > 127
-        points = _grid_points(scene, shot, imported, number, (seen.shape[0] + 1, seen.shape[1] // 2 + 1))
-        shares[number] = coverage(
-            points, seen, np.array(frame.intrinsics), np.array(frame.camera_to_world), size
-        )
+    frame_before, subframe_before = scene.frame_current, scene.frame_subframe
+    try:
+        for number, view in zip(numbers, views, strict=True):
+            scene.frame_set(number)
+            seen = read_rgba(shot.seen_file(number))[..., 0] > 127
+            points = _grid_points(imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
+            shares[number] = coverage(points, seen, np.array(view.intrinsics), np.array(view.camera_to_world), size)
+    finally:
+        scene.frame_set(frame_before, subframe=subframe_before)
     return shares
+
+
+def _grid_points(item: bpy.types.Object, rows: int, columns: int) -> NDArray[np.float32]:
+    """(rows, columns, 3) the mesh's vertices in our world, at the scene's present frame, modifiers and all."""
+    evaluated = item.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    count = len(evaluated.data.vertices)
+    # the grid's vertices come first; a closing one or none follows
+    if not rows * columns <= count <= rows * columns + 1:
+        raise Ex4dError(
+            "take_incomplete",
+            f"{item.name} has {count} vertices, the imported mesh had {rows * columns}: its coverage is unknown.",
+            "Render the take instead: its mask shows the coverage.",
+        )
+    points = np.empty(count * 3, np.float32)
+    evaluated.data.vertices.foreach_get("co", points)
+    to_world = cameras.WORLD_TO_BLENDER.T @ np.array(evaluated.matrix_world)
+    local = points.reshape(-1, 3)[: rows * columns]
+    placed = local @ to_world[:3, :3].T + to_world[:3, 3]
+    return placed.astype(np.float32).reshape(rows, columns, 3)

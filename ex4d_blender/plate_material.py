@@ -20,7 +20,7 @@ from .plate_images import follow_timeline, load_sequence
 ALBEDO_UV = "albedo"
 SEEN_UV = "seen"
 CORNER_ATTRIBUTE = "corner"  # (1,0,0), (0,1,0) or (0,0,1): interpolated, barycentric coordinates in a face
-AT_VERTEX = 1e-3  # barycentric distance, as in ex4d_engine/raster
+AT_VERTEX = 0.011  # barycentric distance; Cycles samples up to 0.005 pixels off the centre, in x and y
 SHOT_PROPERTY = "ex4d_shot"
 
 ALBEDO_NODE = "EX-4D Albedo"

@@ -151,6 +151,11 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     active_take: IntProperty(name="Take")
 
 
+# by name and not as lambdas: Blender evaluates the annotations below where this module's names are unknown
+def _job_is_running(_: Ex4dJob) -> bool:
+    return jobs.current_job() is not None
+
+
 def _job_text(_: Ex4dJob) -> str:
     job = jobs.current_job()
     return "" if job is None else job.text
@@ -174,7 +179,7 @@ def _failure_text(_: Ex4dJob) -> str:
 class Ex4dJob(bpy.types.PropertyGroup):
     """The running job, to be read by panels and scripts. Computed, so nothing of it gets into a file."""
 
-    is_running: BoolProperty(name="Running", get=lambda _: jobs.current_job() is not None)
+    is_running: BoolProperty(name="Running", get=_job_is_running)
     title: StringProperty(name="Job", get=_job_title)
     text: StringProperty(name="Progress", get=_job_text)
     factor: FloatProperty(name="Factor", min=0, max=1, get=_job_factor)

@@ -19,10 +19,10 @@ from typing import Any, Final
 import av
 import av.container
 import numpy as np
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
 from .conform import find_rate, hold_frames, tick, ticks
 from .errors import Ex4dError
+from .movie_picture import PictureLayout, convert, layout_of, picture_notes
 from .plate import PlateFrame, PlateInfo
 from .progress import Reporter
 
@@ -34,14 +34,6 @@ MAX_STRETCH: Final = 100
 SEEK_FROM: Final = 100
 REORDER: Final = 16
 
-_QUALITY: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
-_HDR: Final = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.LINEAR: "linear"}
-_WIDE: Final = {
-    ColorPrimaries.BT2020: "BT.2020",
-    ColorPrimaries.SMPTE431: "DCI-P3",
-    ColorPrimaries.SMPTE432: "Display P3",
-}
 _CLOCK: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # Matroska's length of a stream, 00:00:01.600000000
 # FFmpeg's own VP8 and VP9 decoders leave the alpha plane out; libvpx gives it.
 _ALPHA_DECODERS: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -52,17 +44,12 @@ class Movie:
     """What `read_movie` needs to know besides `info`.
 
     start: time stamp of the first frame in units of `time_base`, or None where frames carry none and are counted.
-    square: (width, height) with square pixels, before rotation.
-    matrix: (a, b, c, d), each -1, 0 or 1, that takes stored to displayed coordinates: x' = a x + c y, y' = b x + d y.
-    colorspace: matrix to decode YUV with where the stream is not tagged, else None.
     """
 
     info: PlateInfo
     start: int | None
     time_base: Fraction
-    square: tuple[int, int]
-    matrix: tuple[int, int, int, int]
-    colorspace: Colorspace | None
+    layout: PictureLayout
 
 
 def scan_movie(path: Path, first_number: int = 1) -> Movie:
@@ -94,28 +81,27 @@ def scan_movie(path: Path, first_number: int = 1) -> Movie:
         if first is None:
             raise Ex4dError("unreadable_video", f"No frame of {path} can be decoded.", "Export the clip again.")
         timing = _timing(stream, times, packets, first.pts)
-        notes = [*_notes_on_picture(stream, first), *timing.notes]
+        layout = layout_of(stream, first)
+        notes = [*picture_notes(stream, first, layout), *timing.notes]
         missing = _stated_seconds(container, stream) - float(end * timing.time_base) if len(times) else 0.0
         # MP4 and MOV count frames that an edit list trims; their index, read with the header, does not hold those.
         stated = len(stream.index_entries) if "mov" in container.format.name else stream.frames
         if not whole or stored < stated or missing > 2.5 / timing.fps:
             of = f" of {stated}" if stated > stored else ""
             notes.append(f"The file is damaged or cut off: it holds {stored}{of} frames.")
-        matrix = _display_matrix(first)
-        square = _square_size(stream, first)
         info = PlateInfo(
             path=path,
             kind="movie",
-            width=square[0] if matrix[0] else square[1],
-            height=square[1] if matrix[0] else square[0],
+            width=layout.displayed[0],
+            height=layout.displayed[1],
             fps=timing.fps,
             frame_count=timing.frame_count,
             first_number=first_number,
-            has_alpha=_has_alpha(first),
-            bit_depth=max(component.bits for component in first.format.components),
+            has_alpha=layout.has_alpha,
+            bit_depth=layout.bit_depth,
             notes=tuple(notes),
         )
-        return Movie(info, timing.start, timing.time_base, square, matrix, _untagged_colorspace(first))
+        return Movie(info, timing.start, timing.time_base, layout)
 
 
 @dataclass(frozen=True)
@@ -160,7 +146,7 @@ def read_movie(
     offset = movie.info.first_number
     lost = _Losses()
     given = None
-    shown: tuple[Any, PlateFrame] | None = None
+    shown: tuple[Any, np.ndarray, np.ndarray | None] | None = None
     for index, frame in hold_frames(_ticked_frames(movie, first - offset, lost)):
         reporter.check()
         number = index + offset
@@ -170,8 +156,8 @@ def read_movie(
         if number < first or (number - first) % stride:
             continue
         if shown is None or shown[0] is not frame:  # a repeated frame is converted once
-            shown = frame, _convert(movie, frame)
-        yield PlateFrame(number, shown[1].image, shown[1].alpha)
+            shown = frame, *convert(frame, movie.layout)
+        yield PlateFrame(number, shown[1], shown[2])
     else:
         expected = offset + (movie.info.frame_count or 0) - 1
         if given is not None and given < expected:
@@ -293,76 +279,3 @@ def _decode(decoder: Any, packet: Any) -> list[Any] | None:
         return list(decoder.decode(packet if packet is not None and packet.size else None))
     except (av.FFmpegError, OSError):
         return None
-
-
-def _convert(movie: Movie, frame: Any) -> PlateFrame:
-    """A decoded frame upright, square, in 8-bit RGB. The number is left 0."""
-    picture = frame.reformat(
-        width=movie.square[0],
-        height=movie.square[1],
-        format="rgba" if movie.info.has_alpha else "rgb24",
-        src_colorspace=movie.colorspace,
-        interpolation=_QUALITY,
-    ).to_ndarray()
-    a, b, c, d = movie.matrix
-    if a:
-        turned = picture[::d, ::a]
-    else:
-        turned = picture.transpose(1, 0, 2)[::b, ::c]
-    alpha = np.ascontiguousarray(turned[..., 3]) if movie.info.has_alpha else None
-    return PlateFrame(0, np.ascontiguousarray(turned[..., :3]), alpha)
-
-
-def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
-    """The rotation and mirror flags of a clip, to the nearest quarter turn (ISO/IEC 14496-12, tkhd; y downwards)."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
-    if abs(a) >= abs(b):
-        return (-1 if a < 0 else 1), 0, 0, (-1 if d < 0 else 1)
-    return 0, (-1 if b < 0 else 1), (-1 if c < 0 else 1), 0
-
-
-def _square_size(stream: Any, frame: Any) -> tuple[int, int]:
-    """Width and height with square pixels: the width gives way, as in every player."""
-    ratio = stream.sample_aspect_ratio
-    return (max(round(frame.width * ratio), 1) if ratio else frame.width), frame.height
-
-
-def _has_alpha(frame: Any) -> bool:
-    return any(component.is_alpha for component in frame.format.components)
-
-
-def _is_rgb(frame: Any) -> bool:
-    return bool(frame.format.is_rgb) or "pal8" in frame.format.name
-
-
-def _untagged_colorspace(frame: Any) -> Colorspace | None:
-    """What players assume of YUV that does not say: BT.709 for high definition, BT.601 below."""
-    if _is_rgb(frame) or frame.colorspace != _UNSPECIFIED:
-        return None
-    return Colorspace.ITU709 if frame.width >= 1280 or frame.height >= 720 else Colorspace.ITU601
-
-
-def _notes_on_picture(stream: Any, frame: Any) -> list[str]:
-    notes = []
-    matrix = _display_matrix(frame)
-    if matrix != (1, 0, 0, 1):
-        notes.append("The clip is stored turned or mirrored: it is shown upright.")
-    if _square_size(stream, frame)[0] != frame.width:
-        notes.append(f"Pixels are {stream.sample_aspect_ratio} as wide as high: the width is resampled to square ones.")
-    if frame.interlaced_frame:
-        notes.append("The clip is interlaced: its fields are left as they are; deinterlace it for a good result.")
-    if max(component.bits for component in frame.format.components) > 8:
-        notes.append("The clip has more than 8 bits a channel: it is read as 8.")
-    if frame.color_trc in _HDR:
-        notes.append(f"The clip is {_HDR[frame.color_trc]} encoded and not tone mapped: convert it to Rec.709 first.")
-    if frame.color_primaries in _WIDE:
-        notes.append(f"The clip's primaries are {_WIDE[frame.color_primaries]}: they are taken for Rec.709.")
-    if (assumed := _untagged_colorspace(frame)) is not None and "gray" not in frame.format.name:
-        standard = "709" if assumed == Colorspace.ITU709 else "601"
-        notes.append(f"The clip names no colour matrix: BT.{standard} is assumed.")
-    if _has_alpha(frame):
-        notes.append("Alpha is taken as straight.")
-    return notes

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from math import degrees
+from typing import ClassVar
 
 import bpy
 import numpy as np
@@ -18,12 +19,14 @@ from ..path_coverage import path_coverage
 
 
 class EX4D_OT_snap_camera(Explained, bpy.types.Operator):
+    """Only the first key is touched, so that an existing move stays."""
+
     bl_idname = "ex4d.snap_camera"
     bl_label = "Snap First Key to Source"
     bl_description = (
         "Put the camera where the clip was filmed from, at the shot's first frame: a take must begin at the source view"
     )
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
@@ -39,10 +42,12 @@ class EX4D_OT_snap_camera(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_add_camera_move(Explained, bpy.types.Operator):
+    """A button takes the panel's settings; a script may give its own."""
+
     bl_idname = "ex4d.add_camera_move"
     bl_label = "Add Camera Move"
     bl_description = "Add a camera that starts at the source view and makes this move, as keys that can be edited"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     move: EnumProperty(name="Move", items=(("PANEL", "As in the Panel", ""), *properties.MOVES), default="PANEL")
     amount: FloatProperty(
@@ -70,6 +75,8 @@ class EX4D_OT_add_camera_move(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_coverage(Explained, bpy.types.Operator):
+    """Leaves the answer in `scene.ex4d.coverage_text`."""
+
     bl_idname = "ex4d.coverage"
     bl_label = "Coverage"
     bl_description = "Estimate how much of the camera's view the clip has seen, along its path; the rest is made up"

@@ -12,6 +12,8 @@ from ..preferences import describe_engine
 
 
 class EX4D_OT_cancel(Explained, bpy.types.Operator):
+    """Works for whatever job runs, whoever started it."""
+
     bl_idname = "ex4d.cancel"
     bl_label = "Cancel"
     bl_description = "Stop the running job at its next step; finished frames are kept"
@@ -31,6 +33,8 @@ class EX4D_OT_cancel(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_check_engine(EngineJob, bpy.types.Operator):
+    """A job that asks for nothing but an answer."""
+
     bl_idname = "ex4d.check_engine"
     bl_label = "Check Engine"
     bl_description = "Start the engine and see what it says of itself"
@@ -41,6 +45,8 @@ class EX4D_OT_check_engine(EngineJob, bpy.types.Operator):
 
 
 class EX4D_OT_stop_engine(Explained, bpy.types.Operator):
+    """Also the way out of a job that does not react to a cancel."""
+
     bl_idname = "ex4d.stop_engine"
     bl_label = "Stop Engine"
     bl_description = "End the engine's process, which frees its memory; the next job starts it again"
@@ -56,6 +62,8 @@ class EX4D_OT_stop_engine(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_copy_report(bpy.types.Operator):
+    """The clipboard is the one place that every bug tracker can be reached from."""
+
     bl_idname = "ex4d.copy_report"
     bl_label = "Copy Report"
     bl_description = "Copy what is needed to find out what went wrong: versions, the error, the engine's last lines"
@@ -67,6 +75,8 @@ class EX4D_OT_copy_report(bpy.types.Operator):
 
 
 class EX4D_OT_dismiss(bpy.types.Operator):
+    """The report can still be copied afterwards."""
+
     bl_idname = "ex4d.dismiss"
     bl_label = "Dismiss"
     bl_description = "Hide the message"
@@ -78,6 +88,8 @@ class EX4D_OT_dismiss(bpy.types.Operator):
 
 
 class EX4D_OT_open_preferences(bpy.types.Operator):
+    """The button of the error `engine_missing`."""
+
     bl_idname = "ex4d.open_preferences"
     bl_label = "Open Preferences"
     bl_description = "Show the add-on's preferences, where the engine's Python is chosen"

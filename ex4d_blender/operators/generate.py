@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import bpy
 from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
 from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take
-from .. import sequencer, take_list
+from .. import take_list
 from ..camera_sampling import camera_frames, is_animated
 from ..conditioning import conditioning_steps
 from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
@@ -18,10 +20,12 @@ from ..mesh_import import is_edited
 
 
 class EX4D_OT_generate(EngineJob, bpy.types.Operator):
+    """Sampling and loading happen here, drawing and filling in the engine (or drawing in Blender)."""
+
     bl_idname = "ex4d.generate"
     bl_label = "Render & Generate"
     bl_description = "Make a new take of the scene's camera: draw what the clip saw, fill the rest, load the result"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     preset: StringProperty(
         name="Preset", description="Instead of the one in the panel", options={"SKIP_SAVE", "HIDDEN"}
@@ -51,6 +55,8 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         # looked up again: the user may have undone or loaded things while the engine worked
         scene = bpy.data.scenes[scene_name]
         take = load_take(load_shot(shot.root), result["take"])
+        from .. import sequencer
+
         sequencer.load_take(scene, shot, take)
         take_list.refresh(scene, take.name)
         return f"{take.name} is finished ({preset}) and loaded into the sequencer: {result['result']}"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import bpy
 
 from .. import mesh_import, take_list
@@ -11,10 +13,12 @@ from ..jobs import Explained
 
 
 class EX4D_OT_import_shot(Explained, bpy.types.Operator):
+    """A second import of a shot is a second copy; the newest is the one that is rendered."""
+
     bl_idname = "ex4d.import_shot"
     bl_label = "Import Shot"
     bl_description = "Bring a reconstructed shot into this scene: its animated mesh and the camera that filmed it"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
@@ -28,10 +32,12 @@ class EX4D_OT_import_shot(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_bake_mesh_cache(Explained, bpy.types.Operator):
+    """See mesh_cache.py for what it replaces."""
+
     bl_idname = "ex4d.bake_mesh_cache"
     bl_label = "Bake Mesh Cache"
     bl_description = "Write the mesh's motion to a point cache, for edits that move vertices off their rays"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from math import degrees
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 
@@ -20,10 +20,12 @@ from ..jobs import EngineJob
 
 
 class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
+    """A shot that was reconstructed with the same settings is resumed, not made again."""
+
     bl_idname = "ex4d.reconstruct"
     bl_label = "Reconstruct"
     bl_description = "Turn the clip into a watertight mesh per frame, and import it with the camera that filmed it"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import bpy
 from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
-from .. import sequencer, take_list
+from .. import take_list
 from ..current_shot import open_shot, open_take, why_no_shot, why_no_take
 from ..jobs import Explained
 
 
 class EX4D_OT_refresh_takes(Explained, bpy.types.Operator):
+    """Other programs make takes too."""
+
     bl_idname = "ex4d.refresh_takes"
     bl_label = "Refresh Takes"
     bl_description = "Read the list of takes from the shot folder again"
@@ -29,10 +33,12 @@ class EX4D_OT_refresh_takes(Explained, bpy.types.Operator):
 
 
 class EX4D_OT_load_take(Explained, bpy.types.Operator):
+    """Any take, as often as wanted."""
+
     bl_idname = "ex4d.load_take"
     bl_label = "Load Take"
     bl_description = "Load the take's result into the sequencer, at the frames that it belongs to"
-    bl_options = {"UNDO"}
+    bl_options: ClassVar[set[str]] = {"UNDO"}
 
     take: StringProperty(name="Take", description="By default the one that is selected", options={"SKIP_SAVE"})
 
@@ -43,11 +49,15 @@ class EX4D_OT_load_take(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         shot = open_shot(context.scene)
         take = open_take(context.scene, shot, self.take)
+        from .. import sequencer
+
         sequencer.load_take(context.scene, shot, take)
         return f"{take.name} is loaded into the sequencer"
 
 
 class EX4D_OT_open_take_folder(Explained, bpy.types.Operator):
+    """In the system's own file browser."""
+
     bl_idname = "ex4d.open_take_folder"
     bl_label = "Open Take Folder"
     bl_description = "Show the take's files: the result, and every layer of it as numbered images"

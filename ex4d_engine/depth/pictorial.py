@@ -373,15 +373,22 @@ def _standing(regions: Regions, ground: Mask, floor: Array) -> tuple[Array, Arra
     upper, lower, touched = upper[feet], lower[feet], floor[1:].ravel()[feet]
     bottom = h - 1 - np.array([np.argmax((labels == r).any(1)[::-1]) for r in range(regions.count)])
     guess, doubt = np.full(regions.count, FAR, np.float32), np.full(regions.count, 0.1, np.float32)
+    width = np.array([max(1, int((labels == r).any(0).sum())) for r in range(regions.count)])
     for r in np.argsort(-bottom):
-        below, at = lower[upper == r], touched[upper == r]
+        # What ends higher than the region itself is a hole in it or behind it, and carries nothing.
+        mine = (upper == r) & ((bottom[lower] > bottom[r]) | ground[lower])
+        below, at = lower[mine], touched[mine]
         on_ground = at[ground[below]]
-        if bottom[r] >= h - 2:
-            guess[r] = float(np.percentile(floor[-1][labels[-1] == r], 50)) if (labels[-1] == r).any() else NEAR
+        end = np.median(floor[bottom[r]][labels[bottom[r]] == r])
+        if bottom[r] >= h - 2 or not below.size:
+            guess[r] = end
         elif on_ground.size > 0.15 * below.size:
             guess[r], doubt[r] = np.percentile(on_ground, 90), 0.04
-        elif below.size:
-            guess[r], doubt[r] = np.median(guess[below]), 0.07
+        else:
+            # Borne by what is below, or behind it with the foot hidden: the more of its width rests on one thing,
+            # the likelier borne.
+            bearer, shared = (int(np.argmax(np.bincount(below))), int(np.bincount(below).max()))
+            guess[r], doubt[r] = end + min(1.0, shared / width[r]) * (guess[bearer] - end), 0.07
     return guess, doubt
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -79,11 +80,11 @@ def test_holes_are_filled_and_crowds_thinned(given_ticks: list[int], expected: l
 def test_frames_stream_through() -> None:
     taken = []
 
-    def source() -> object:
+    def source() -> Iterator[tuple[int, int]]:
         for index in range(1000):
             taken.append(index)
             yield index, index
 
-    held = hold_frames(source())  # type: ignore[arg-type]
+    held = hold_frames(source())
     next(held)
     assert len(taken) == 2

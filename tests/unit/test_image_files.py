@@ -61,6 +61,7 @@ def test_png_round_trip(folder: Path, shape: tuple[int, ...], dtype: type, compr
 def test_png_holds_red_first(folder: Path) -> None:
     write_png(folder / "red.png", np.full((2, 2, 3), (255, 0, 10), np.uint8))
     stored = cv2.imdecode(np.fromfile(folder / "red.png", np.uint8), cv2.IMREAD_UNCHANGED)
+    assert stored is not None
     assert stored[0, 0].tolist() == [10, 0, 255]  # OpenCV's own order is blue first
 
 
@@ -192,7 +193,7 @@ def test_a_channel_that_is_not_there(folder: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint32])
 def test_every_pixel_type_is_read_as_float32(folder: Path, dtype: type) -> None:
-    pixels = np.arange(12).reshape(3, 4).astype(dtype)
+    pixels: np.ndarray = np.arange(12).reshape(3, 4).astype(dtype)
     _write_exr(folder / "type.exr", {"Z": pixels})
     assert read_exr(folder / "type.exr").dtype == np.float32
     assert np.array_equal(read_exr(folder / "type.exr"), pixels.astype(np.float32))

@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The user's way through the add-on by its operators, with the real engine, in the extension as it is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ADDON = "bl_ext.user_default.ex4d"
+FRAMES, WIDTH, HEIGHT = 6, 96, 64
+
+MAKE_CLIP = """
+import sys
+from fractions import Fraction
+import av, numpy as np
+path, frames, width, height = sys.argv[1], *map(int, sys.argv[2:])
+noise = np.random.default_rng(3).integers(0, 40, (height, width, 3), dtype=np.uint8)
+with av.open(path, "w") as container:
+    stream = container.add_stream("ffv1", rate=Fraction(24000, 1001))
+    stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+    for index in range(frames):
+        image = noise + np.linspace(40, 140, width, dtype=np.uint8)[None, :, None]
+        image[20:50, 20 + 4 * index : 44 + 4 * index] = (230, 120, 40)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+    container.mux(stream.encode(None))
+"""
+
+
+@pytest.fixture(scope="session")
+def engine_python() -> Path:
+    scripts = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+    python = Path(os.environ.get("EX4D_ENGINE_PYTHON", REPOSITORY / ".venv" / scripts))
+    if not python.is_file():
+        pytest.skip(f"no engine Python at {python}: set EX4D_ENGINE_PYTHON")
+    return python
+
+
+@pytest.fixture(scope="session")
+def made_clip(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mkv"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    arguments = [str(path), str(FRAMES), str(WIDTH), str(HEIGHT)]
+    subprocess.run([str(engine_python), "-c", MAKE_CLIP, *arguments], env=environment, check=True, timeout=60)
+    return path
+
+
+@pytest.fixture
+def scene(addon: Callable[[str], Any], engine_python: Path, made_clip: Path, tmp_path: Path) -> Iterator[Any]:
+    """An empty scene whose clip lies in a folder with a hard name; the engine is set in the preferences."""
+    folder = tmp_path / "Ünï 作業 shot"
+    folder.mkdir()
+    preferences = bpy.context.preferences.addons[ADDON].preferences
+    preferences.engine_python = str(engine_python)
+    scene = bpy.context.scene
+    scene.ex4d.clip_path = str(shutil.copy(made_clip, folder / "Flug 飛 é.mkv"))
+    yield scene
+    preferences.engine_python = ""
+
+
+@pytest.fixture
+def imported(scene: Any, addon: Callable[[str], Any], new_shot: Callable[..., Any]) -> Any:
+    """The scene with a shot made beforehand (4 frames from 1001) imported."""
+    scene.ex4d.shot_folder = str(new_shot().root)
+    assert bpy.ops.ex4d.import_shot() == {"FINISHED"}
+    return scene
+
+
+def refusal(operator: Any, **settings: Any) -> str:
+    """What the user reads when the operator refuses or fails; one or two sentences on one line."""
+    with pytest.raises(RuntimeError) as failed:
+        operator(**settings)
+    text = str(failed.value).removeprefix("Error: ").strip()
+    assert "Traceback" not in text
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def strip_files(scene: Any) -> list[str]:
+    editor = scene.sequence_editor
+    if editor is None:
+        return []
+    strips = editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all
+    return [Path(bpy.path.abspath(getattr(strip, "filepath", ""))).name for strip in strips]
+
+
+def takes_of(scene: Any) -> list[tuple[str, str, bool]]:
+    return [(row.name, row.preset, row.is_finished) for row in scene.ex4d.takes]
+
+
+# --------------------------------------------------------------------------------------- the whole way
+
+
+def test_clip_to_result_and_a_second_take_beside_the_first(scene: Any) -> None:
+    settings = scene.ex4d
+    assert bpy.ops.ex4d.reconstruct() == {"FINISHED"}
+    root = Path(bpy.path.abspath(settings.shot_folder))
+    assert root == Path(settings.clip_path).with_name("Flug 飛 é_ex4d")
+    assert json.loads((root / "shot.json").read_text("utf-8"))["plate"]["count"] == FRAMES
+    assert len([item for item in scene.objects if item.type == "MESH"]) == 1
+
+    settings.move, settings.take_label = "orbit", "right"
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+    assert scene.camera is not None
+    assert bpy.ops.ex4d.coverage() == {"FINISHED"}
+    assert "seen on average" in settings.coverage_text
+
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    first = root / "takes" / "take_0001"
+    for layer in ("color", "mask", "generated", "composite", "matte"):
+        assert len(list(first.glob(f"{layer}.????.png"))) == FRAMES, layer
+    assert (first / "result.mp4").stat().st_size > 0
+    assert takes_of(scene) == [("take_0001", "preview", True)]
+    assert settings.takes[0].label == "right"
+    assert strip_files(scene), "the result is in the sequencer"
+
+    result = (first / "result.mp4").read_bytes()
+    settings.orbit_angle, settings.take_label = -settings.orbit_angle, "left"
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    assert [name for name, _, finished in takes_of(scene) if finished] == ["take_0001", "take_0002"]
+    assert (first / "result.mp4").read_bytes() == result
+    assert settings.active_take == 1, "the new take is selected"
+    assert (root / "takes" / "take_0002" / "result.mp4").read_bytes() != result
+
+
+def test_reconstructing_again_with_the_same_settings_keeps_the_import(scene: Any) -> None:
+    bpy.ops.ex4d.reconstruct()
+    mesh = next(item for item in scene.objects if item.type == "MESH")
+    mesh["mine"] = 1
+    bpy.ops.ex4d.reconstruct()
+    assert [item.get("mine") for item in scene.objects if item.type == "MESH"] == [1]
+
+    scene.ex4d.use_range, scene.ex4d.range_first, scene.ex4d.range_last = True, 2, 4
+    bpy.ops.ex4d.reconstruct()
+    meshes = [item for item in scene.objects if item.type == "MESH"]
+    assert len(meshes) == 2, "the former import is kept, as the user may have worked on it"
+    hidden = [collection.hide_render for collection in scene.collection.children]
+    assert sorted(hidden) == [False, True]
+
+
+def test_another_preset_on_the_same_camera_makes_a_take_of_its_own(imported: Any) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    bpy.ops.ex4d.generate(take="take_0001", preset="preview")
+    assert [name for name, _, finished in takes_of(imported) if finished] == ["take_0001", "take_0002"]
+    cameras = [
+        json.loads((Path(imported.ex4d.shot_folder) / "takes" / name / "take.json").read_text("utf-8"))["camera"]
+        for name in ("take_0001", "take_0002")
+    ]
+    assert cameras[0] == cameras[1]
+
+
+def test_blender_draws_the_conditioning_when_the_mesh_was_edited(imported: Any) -> None:
+    mesh = next(item for item in imported.objects if item.type == "MESH")
+    mesh.data.vertices[500].co.z *= 1.1
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    take = json.loads((Path(imported.ex4d.shot_folder) / "takes/take_0001/take.json").read_text("utf-8"))
+    assert take["conditioning"] == "blender"
+    assert takes_of(imported) == [("take_0001", "preview", True)]
+    assert [scene.name for scene in bpy.data.scenes] == [imported.name], "no scene is left behind"
+
+
+def test_a_moved_camera_is_covered_less_than_the_source_view(imported: Any) -> None:
+    path_coverage = sys.modules[f"{ADDON}.ex4d_blender.path_coverage"]
+    current = sys.modules[f"{ADDON}.ex4d_blender.current_shot"]
+    shot = current.open_shot(imported)
+    shot_in_scene = current.open_imported(imported, shot)
+    bpy.ops.ex4d.add_camera_move(move="orbit", amount=40)
+    imported.frame_set(1003)
+    shares = path_coverage.path_coverage(imported, shot, shot_in_scene, imported.camera)
+    assert list(shares) == [1001, 1002, 1003, 1004]
+    assert shares[1001] > 0.9 > shares[1004]
+    assert imported.frame_current == 1003
+
+
+def test_snapping_puts_the_camera_where_the_clip_was_filmed_from(imported: Any) -> None:
+    camera = bpy.data.objects.new("Mine", bpy.data.cameras.new("Mine"))
+    imported.collection.objects.link(camera)
+    imported.camera = camera
+    camera.location = (3, 1, 2)
+    camera.keyframe_insert("location", frame=1004)
+    assert bpy.ops.ex4d.snap_camera() == {"FINISHED"}
+    imported.frame_set(1001)
+    source = next(item for item in imported.objects if item.get("ex4d_role") == "source_camera")
+    assert np.abs(np.array(camera.matrix_world) - np.array(source.matrix_world)).max() < 1e-5
+    imported.frame_set(1004)
+    assert tuple(camera.location) == pytest.approx((3, 1, 2)), "the other keys stay"
+
+
+def test_takes_made_elsewhere_appear_when_the_file_opens(imported: Any, tmp_path: Path) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    root = Path(imported.ex4d.shot_folder)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "mine.blend"))
+    shutil.copytree(root / "takes" / "take_0001", root / "takes" / "take_0007")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "mine.blend"))
+    assert [row.name for row in bpy.context.scene.ex4d.takes] == ["take_0001", "take_0007"]
+    assert bpy.ops.ex4d.load_take(take="take_0007") == {"FINISHED"}
+
+
+# ---------------------------------------------------------------------------- greyed out, and refused
+
+
+def test_every_greyed_out_button_says_why(addon: Callable[[str], Any], tmp_path: Path) -> None:
+    addon("ex4d_blender.jobs")
+    settings = bpy.context.scene.ex4d
+    assert "Choose a clip first" in refusal(bpy.ops.ex4d.reconstruct)
+    for name in ("import_shot", "generate", "snap_camera", "add_camera_move", "coverage", "load_take"):
+        assert "Choose a shot folder" in refusal(getattr(bpy.ops.ex4d, name)), name
+    settings.shot_folder = str(tmp_path)
+    for name in ("import_shot", "bake_mesh_cache", "refresh_takes", "open_take_folder"):
+        assert "holds no shot yet" in refusal(getattr(bpy.ops.ex4d, name)), name
+    settings.clip_path, settings.depth_source = str(tmp_path / "clip.mov"), "file"
+    assert "depth files" in refusal(bpy.ops.ex4d.reconstruct)
+    assert "Nothing is running" in refusal(bpy.ops.ex4d.cancel)
+
+
+def test_what_needs_an_import_or_a_camera_says_so(scene: Any, new_shot: Callable[..., Any]) -> None:
+    scene.ex4d.shot_folder = str(new_shot().root)
+    assert "import it first" in refusal(bpy.ops.ex4d.generate)
+    bpy.ops.ex4d.import_shot()
+    scene.camera = None
+    assert "no camera" in refusal(bpy.ops.ex4d.generate)
+    assert "no takes yet" in refusal(bpy.ops.ex4d.load_take)
+
+
+def test_a_camera_without_keys_is_refused_before_a_take_is_made(imported: Any) -> None:
+    imported.camera = bpy.data.objects.new("Still", bpy.data.cameras.new("Still"))
+    imported.collection.objects.link(imported.camera)
+    assert "no keys" in refusal(bpy.ops.ex4d.generate)
+    assert not (Path(imported.ex4d.shot_folder) / "takes").exists()
+
+
+def test_an_orthographic_camera_is_refused_with_the_reason(imported: Any) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    imported.camera.data.type = "ORTHO"
+    assert "orthographic" in refusal(bpy.ops.ex4d.generate)
+    assert not (Path(imported.ex4d.shot_folder) / "takes").exists()
+
+
+def test_a_clip_that_is_no_video_is_named(scene: Any, tmp_path: Path) -> None:
+    clip = tmp_path / "letter.mov"
+    clip.write_text("Dear all")
+    scene.ex4d.clip_path = str(clip)
+    assert "letter.mov" in refusal(bpy.ops.ex4d.reconstruct)
+    assert not [item for item in scene.objects if item.type == "MESH"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_engine_starts(scene: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    scene.ex4d.shot_folder = str(tmp_path / "taken")
+    stop_engine()
+    assert "is a file, not a folder" in refusal(bpy.ops.ex4d.reconstruct)
+    assert "not running" in refusal(bpy.ops.ex4d.stop_engine)
+
+
+def test_a_shot_of_a_newer_version_is_refused_and_stays_as_it_is(imported: Any) -> None:
+    path = Path(imported.ex4d.shot_folder) / "shot.json"
+    document = json.loads(path.read_text("utf-8")) | {"schema": 99}
+    path.write_text(json.dumps(document), "utf-8")
+    files = sorted(path.parent.rglob("*"))
+    for operator in (bpy.ops.ex4d.reconstruct, bpy.ops.ex4d.import_shot, bpy.ops.ex4d.refresh_takes):
+        assert "newer EX-4D" in refusal(operator)
+    assert json.loads(path.read_text("utf-8")) == document
+    assert sorted(path.parent.rglob("*")) == files
+
+
+def test_files_that_are_missing_are_named(imported: Any) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    take = Path(imported.ex4d.shot_folder) / "takes" / "take_0001"
+    (take / "result.mp4").unlink()
+    for file in take.glob("composite.*.png"):
+        file.unlink()
+    assert "take_0001" in refusal(bpy.ops.ex4d.load_take)
+    shutil.rmtree(take)
+    assert "take_0001" in refusal(bpy.ops.ex4d.load_take)
+    assert bpy.ops.ex4d.refresh_takes() == {"FINISHED"}
+    assert not takes_of(imported)
+
+
+def test_a_preset_whose_model_is_missing_offers_another_and_keeps_the_take(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    assert "final" in refusal(bpy.ops.ex4d.generate, preset="final")
+    title, error = jobs.last_failure()
+    assert (title, error.code, error.action) == ("Render & Generate", "model_missing", "preset:preview")
+    assert takes_of(imported) == [("take_0001", "", False)]
+    assert bpy.ops.ex4d.generate(take="take_0001", preset="preview") == {"FINISHED"}
+    assert jobs.last_failure() is None
+    assert takes_of(imported) == [("take_0001", "preview", True)]
+
+
+# ---------------------------------------------------------------------------------------- the engine
+
+
+def stop_engine() -> None:
+    if bpy.ops.ex4d.stop_engine.poll():
+        bpy.ops.ex4d.stop_engine()
+
+
+def test_the_engine_is_checked_and_stopped(scene: Any) -> None:
+    session = sys.modules[f"{ADDON}.ex4d_blender.engine_session"]
+    assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
+    engine = session.current_engine()
+    assert engine.is_alive and engine.hello.presets
+    assert bpy.ops.ex4d.stop_engine() == {"FINISHED"}
+    assert not engine.is_alive
+    assert bpy.ops.ex4d.check_engine() == {"FINISHED"}, "it starts again"
+
+
+def test_an_engine_that_is_not_there_is_explained(scene: Any, tmp_path: Path) -> None:
+    stop_engine()
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    bpy.context.preferences.addons[ADDON].preferences.engine_python = str(tmp_path / "nowhere" / "python")
+    assert "does not exist" in refusal(bpy.ops.ex4d.check_engine)
+    assert jobs.last_failure()[1].action == "ex4d.open_preferences"
+    assert jobs.current_job() is None
+    assert "engine_missing" in jobs.report_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_a_running_job_is_shown_cancelled_and_leaves_nothing_behind(imported: Any) -> None:
+    """The job is driven as the modal operator's timer does it, which a module without windows cannot run."""
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    job_run = sys.modules[f"{ADDON}.ex4d_blender.job_run"]
+    session = sys.modules[f"{ADDON}.ex4d_blender.engine_session"]
+    cleaned: list[str] = []
+
+    def steps(run: Any) -> Any:
+        try:
+            run.progress("Render in Cycles", 1, 4)
+            yield None
+            while True:
+                yield job_run.EngineRequest("ping")
+        finally:
+            cleaned.append("yes")
+
+    run = jobs._run = job_run.JobRun("Long Job", steps, session.start_engine)
+    run.advance()
+    shown = bpy.context.window_manager.ex4d_job
+    assert (shown.is_running, shown.title, shown.text) == (True, "Long Job", "Render in cycles 1/4")
+    assert shown.factor == pytest.approx(0.25)
+    assert "Long Job is running" in refusal(bpy.ops.ex4d.generate)
+    assert bpy.ops.ex4d.cancel() == {"FINISHED"}
+    assert shown.text == "Cancelling"
+    while not run.advance():
+        pass
+    assert run.error.code == "cancelled"
+    assert cleaned == ["yes"]
+    assert not shown.is_running
+
+
+def test_a_job_whose_engine_is_killed_says_so_and_the_next_one_works(scene: Any) -> None:
+    job_run = sys.modules[f"{ADDON}.ex4d_blender.job_run"]
+    session = sys.modules[f"{ADDON}.ex4d_blender.engine_session"]
+
+    def steps(run: Any) -> Any:
+        yield job_run.EngineRequest("ping")
+        engine = session.current_engine()
+        os.kill(engine.pid, 9)
+        while engine.is_alive:
+            pass
+        yield job_run.EngineRequest("ping")
+        return "recovered"
+
+    run = job_run.JobRun("Job", steps, session.start_engine)
+    while not run.advance():
+        pass
+    assert (run.error, run.message) == (None, "recovered"), "a dead engine is started again for the next request"
+    assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
+
+
+def test_the_add_on_can_be_switched_off_and_on_again_and_takes_the_engine_along(scene: Any) -> None:
+    assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
+    engine = sys.modules[f"{ADDON}.ex4d_blender.engine_session"].current_engine()
+    handlers = len(bpy.app.handlers.load_post)
+    python = bpy.context.preferences.addons[ADDON].preferences.engine_python
+    for _ in range(2):
+        bpy.ops.preferences.addon_disable(module=ADDON)
+        assert not engine.is_alive
+        assert not hasattr(bpy.types.Scene, "ex4d")
+        assert not hasattr(bpy.types, "EX4D_OT_generate")
+        assert len(bpy.app.handlers.load_post) == handlers - 1
+        bpy.ops.preferences.addon_enable(module=ADDON)
+        assert len(bpy.app.handlers.load_post) == handlers
+    bpy.context.preferences.addons[ADDON].preferences.engine_python = python
+    assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
+
+
+def test_all_operators_and_panels_are_there_and_described(scene: Any) -> None:
+    names = [name for name in dir(bpy.types) if name.startswith("EX4D_OT_")]
+    wanted = (
+        "reconstruct import_shot snap_camera add_camera_move coverage generate load_take open_take_folder "
+        "refresh_takes bake_mesh_cache cancel check_engine stop_engine copy_report"
+    )
+    assert {f"EX4D_OT_{name}" for name in wanted.split()} <= set(names)
+    for name in names:
+        description = getattr(bpy.types, name).bl_rna.description
+        assert description and not description.endswith("."), name  # Blender adds the full stop
+    for space in ("VIEW_3D", "SEQUENCE_EDITOR"):
+        panels = [
+            panel
+            for panel in bpy.types.Panel.__subclasses__()
+            if getattr(panel, "bl_category", "") == "EX-4D" and panel.bl_space_type == space
+        ]
+        assert len(panels) == 6
