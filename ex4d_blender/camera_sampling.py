@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import bpy
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ..ex4d_engine import cameras
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import CameraFrame, Shot
+from .scene_evaluation import depsgraph_of, frame_kept
 
 
 def camera_frames(
@@ -34,10 +34,10 @@ def camera_frames(
         )
     numbers = shot.require_plate().numbers
     result = []
-    with _frame_kept(scene):
+    with frame_kept(scene):
         for frame in frames:
             scene.frame_set(frame)
-            evaluated = camera.evaluated_get(_depsgraph(scene))
+            evaluated = camera.evaluated_get(depsgraph_of(scene))
             intrinsics = camera_intrinsics(scene, evaluated, size)
             pose = cameras.camera_to_world_from_blender(np.array(evaluated.matrix_world))
             source = min(max(frame, numbers[0]), numbers[-1])
@@ -94,23 +94,3 @@ def is_animated(camera: bpy.types.Object) -> bool:
             return True
         item = item.parent
     return False
-
-
-def _depsgraph(scene: bpy.types.Scene) -> bpy.types.Depsgraph:
-    context = bpy.context
-    if context.scene == scene:
-        return context.evaluated_depsgraph_get()
-    # `frame_set` made one for every view layer of a scene that no window shows
-    layer = next((layer for layer in scene.view_layers if layer.depsgraph is not None), None)
-    if layer is None:
-        raise Ex4dError("camera_unsupported", f"The scene {scene.name} has no view layer.", "Add a view layer to it.")
-    return layer.depsgraph
-
-
-@contextmanager
-def _frame_kept(scene: bpy.types.Scene) -> Iterator[None]:
-    frame, subframe = scene.frame_current, scene.frame_subframe
-    try:
-        yield
-    finally:
-        scene.frame_set(frame, subframe=subframe)

@@ -29,13 +29,17 @@ from . import compat
 from .camera_sampling import set_camera
 from .mesh_import import ImportedShot, plate_objects
 from .pixel_files import read_rgba, write_png
-from .plate_material import conditioning_material, is_plate_material
-from .render_visibility import active_layer, rendered_objects
+from .exact_texture import sample_exactly
+from .plate_material import ALBEDO_NODE, AT_VERTEX, conditioning_material, is_plate_material, set_vertex_reach
+from .scene_evaluation import active_layer, rendered_objects
 
 ENGINES = ("CYCLES", "EEVEE")
 SCENE_NAME = "EX-4D conditioning"
 LAYERS = ("color", "mask")
 BYTES_PER_PIXEL = 12
+# Cycles' narrowest filter still samples up to 0.005 pixels off the centre, in x and in y. In the source view,
+# where a face is a pixel wide and vertices are at the centres, that much must count as the vertex.
+SOURCE_VIEW_REACH = 0.011
 # Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
 NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
 CG_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"})
@@ -106,7 +110,7 @@ def conditioning_steps(
     size = (take.width, take.height)
     with (
         tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
-        _conditioning_scene(scene, imported, shot, include_cg, engine) as stage,
+        _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
     ):
         stage.render.resolution_x, stage.render.resolution_y = size
         still = Path(folder) / "still.png"
@@ -115,6 +119,9 @@ def conditioning_steps(
             stage.frame_set(_scene_frame(shot, number, camera))
             set_camera(stage, stage.camera, camera, size)
             _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
+            reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else AT_VERTEX
+            for material in materials:
+                set_vertex_reach(material, reach)
             # given as `scene=`, the operator would set the frame to that of the window's scene
             with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
                 bpy.ops.render.render(write_still=True)
@@ -144,12 +151,22 @@ def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
     return number if follows else camera.source
 
 
+def _is_source_view(shot: Shot, camera: CameraFrame, size: tuple[int, int]) -> bool:
+    """Whether the pixel grid is the plate's own: same place, direction, lens and size."""
+    plate, geometry = shot.require_plate(), shot.require_geometry()
+    moved = np.linalg.inv(np.array(shot.source_pose(camera.source))) @ np.array(camera.camera_to_world)
+    moved[:3, 3] /= geometry.near
+    return (
+        size == (plate.width, plate.height)
+        and np.allclose(moved, np.eye(4), atol=1e-5)
+        and np.allclose(camera.intrinsics, geometry.intrinsics, atol=1e-2)
+    )
+
+
 def _set_clipping(data: bpy.types.Camera, shot: Shot, camera: CameraFrame, near_share: float) -> None:
     geometry = shot.require_geometry()
-    travelled = max(
-        float(np.linalg.norm(np.array(camera.camera_to_world)[:3, 3] - np.array(pose)[:3, 3]))
-        for pose in (shot.source_pose(camera.source),)
-    )
+    source = np.array(shot.source_pose(camera.source))
+    travelled = float(np.linalg.norm(np.array(camera.camera_to_world)[:3, 3] - source[:3, 3]))
     data.clip_start = geometry.near * near_share
     data.clip_end = 4 * geometry.far + travelled
 
@@ -157,8 +174,8 @@ def _set_clipping(data: bpy.types.Camera, shot: Shot, camera: CameraFrame, near_
 @contextmanager
 def _conditioning_scene(
     scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, include_cg: bool, engine: str
-) -> Iterator[bpy.types.Scene]:
-    """A scene that holds copies of the plate's objects, a camera and, if asked, links to the user's objects."""
+) -> Iterator[tuple[bpy.types.Scene, list[bpy.types.Material]]]:
+    """(scene, the plate's materials in it): a scene that holds copies of the plate's objects, a camera and, if asked, links to the user's objects."""
     plates = plate_objects(imported, scene)
     if not plates:
         raise Ex4dError(
@@ -193,13 +210,15 @@ def _conditioning_scene(
                 if not is_plate_material(original):
                     continue  # what the user painted over the plate is drawn as it is, and counts as seen
                 if original.name_full not in materials:
-                    materials[original.name_full] = conditioning_material(original)
-                    made.append(materials[original.name_full])
+                    material = materials[original.name_full] = conditioning_material(original)
+                    made.append(material)
+                    if engine == "EEVEE":
+                        sample_exactly(material, ALBEDO_NODE)
                 slot.link = "OBJECT"  # a slot of the copy, not of the mesh data that it shares with the original
                 slot.material = materials[original.name_full]
         for item in own:
             stage.collection.objects.link(item)
-        yield stage
+        yield stage, list(materials.values())
     finally:
         bpy.data.scenes.remove(stage)
         bpy.data.batch_remove(made)

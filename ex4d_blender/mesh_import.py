@@ -31,7 +31,7 @@ from .plate_material import (
     is_plate_material,
     plate_material,
 )
-from .render_visibility import rendered_objects
+from .scene_evaluation import rendered_objects
 
 ROLE_PROPERTY = "ex4d_role"
 IDENTITY_PROPERTY = "ex4d_identity"

@@ -16,6 +16,7 @@ from .camera_sampling import camera_frames
 from .coverage import coarse_size, coverage
 from .mesh_import import ImportedShot
 from .pixel_files import read_rgba
+from .scene_evaluation import depsgraph_of, frame_kept
 
 SAMPLED_FRAMES: Final = 7
 
@@ -34,21 +35,18 @@ def path_coverage(
     numbers = sorted({round(float(number)) for number in picked})
     views = camera_frames(scene, camera, shot, numbers, size)
     shares: dict[int, float] = {}
-    frame_before, subframe_before = scene.frame_current, scene.frame_subframe
-    try:
+    with frame_kept(scene):
         for number, view in zip(numbers, views, strict=True):
             scene.frame_set(number)
             seen = read_rgba(shot.seen_file(number))[..., 0] > 127
-            points = _grid_points(imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
+            points = _grid_points(scene, imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
             shares[number] = coverage(points, seen, np.array(view.intrinsics), np.array(view.camera_to_world), size)
-    finally:
-        scene.frame_set(frame_before, subframe=subframe_before)
     return shares
 
 
-def _grid_points(item: bpy.types.Object, rows: int, columns: int) -> NDArray[np.float32]:
+def _grid_points(scene: bpy.types.Scene, item: bpy.types.Object, rows: int, columns: int) -> NDArray[np.float32]:
     """(rows, columns, 3) the mesh's vertices in our world, at the scene's present frame, modifiers and all."""
-    evaluated = item.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    evaluated = item.evaluated_get(depsgraph_of(scene))
     count = len(evaluated.data.vertices)
     # the grid's vertices come first; a closing one or none follows
     if not rows * columns <= count <= rows * columns + 1:

@@ -20,12 +20,13 @@ from .plate_images import follow_timeline, load_sequence
 ALBEDO_UV = "albedo"
 SEEN_UV = "seen"
 CORNER_ATTRIBUTE = "corner"  # (1,0,0), (0,1,0) or (0,0,1): interpolated, barycentric coordinates in a face
-AT_VERTEX = 0.011  # barycentric distance; Cycles samples up to 0.005 pixels off the centre, in x and y
+AT_VERTEX = 1e-3  # barycentric distance, as in ex4d_engine/raster
 SHOT_PROPERTY = "ex4d_shot"
 
 ALBEDO_NODE = "EX-4D Albedo"
 SEEN_NODE = "EX-4D Seen"
 SHOWN_NODE = "EX-4D Shown"
+AT_VERTEX_NODE = "EX-4D At Vertex"
 PLATE_NODE = "EX-4D Plate"
 UNSEEN_NODE = "EX-4D Unseen Faces"
 UNSEEN_GREY = 0.02
@@ -82,7 +83,7 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
         material is not None
         and SHOT_PROPERTY in material
         and material.node_tree is not None
-        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, SHOWN_NODE, PLATE_NODE))
+        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, AT_VERTEX_NODE, SHOWN_NODE, PLATE_NODE))
     )
 
 
@@ -107,6 +108,11 @@ def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
     return copy
 
 
+def set_vertex_reach(material: bpy.types.Material, reach: float) -> None:
+    """How near to a vertex, in barycentric distance, a point counts as the vertex, and so as seen."""
+    material.node_tree.nodes[AT_VERTEX_NODE].inputs[1].default_value = 1 - reach
+
+
 def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node) -> bpy.types.Node:
     """1 on seen faces and at vertices, else 0."""
     corner = _node(tree, "ShaderNodeAttribute", "", (-850, -350))
@@ -128,7 +134,7 @@ def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node) -> bpy.types.Node:
 
     nearest = math("MAXIMUM", parts.outputs[0], parts.outputs[1], -450, "")
     nearest = math("MAXIMUM", nearest.outputs[0], parts.outputs[2], -250, "")
-    at_vertex = math("GREATER_THAN", nearest.outputs[0], 1 - AT_VERTEX, -50, "")
+    at_vertex = math("GREATER_THAN", nearest.outputs[0], 1 - AT_VERTEX, -50, AT_VERTEX_NODE)
     return math("MAXIMUM", at_vertex.outputs[0], seen.outputs["Color"], 100, SHOWN_NODE)
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import bpy
 
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import list_takes, load_shot, load_take
+from ..ex4d_engine.shot import Take, list_takes, load_shot, load_take
 from .compat import absolute_path
 
 
@@ -23,16 +25,7 @@ def refresh(scene: bpy.types.Scene, select: str = "") -> list[str]:
     before = rows[settings.active_take].name if 0 <= settings.active_take < len(rows) else ""
     rows.clear()
     problems: list[str] = []
-    try:
-        shot = load_shot(absolute_path(settings.shot_folder)) if settings.shot_folder else None
-    except Ex4dError:
-        shot = None
-    for name in [] if shot is None else list_takes(shot):
-        try:
-            take = load_take(shot, name)
-        except Ex4dError as error:
-            problems.append(str(error))
-            continue
+    for take in _takes(settings.shot_folder, problems) if settings.shot_folder else ():
         row = rows.add()
         row.name, row.label, row.preset = take.name, take.label, take.preset
         row.frames, row.is_finished = len(take.frames), take.is_finished
@@ -40,6 +33,18 @@ def refresh(scene: bpy.types.Scene, select: str = "") -> list[str]:
     wanted = select or before
     settings.active_take = names.index(wanted) if wanted in names else max(len(names) - 1, 0)
     return problems
+
+
+def _takes(folder: str, problems: list[str]) -> Iterator[Take]:
+    try:
+        shot = load_shot(absolute_path(folder))
+    except Ex4dError:
+        return
+    for name in list_takes(shot):
+        try:
+            yield load_take(shot, name)
+        except Ex4dError as error:
+            problems.append(str(error))
 
 
 @bpy.app.handlers.persistent

@@ -66,7 +66,8 @@ class Ex4dError(Exception):
     def __init__(self, code: str, message: str, hint: str = "", action: str = "") -> None:
         if code not in ERROR_CODES:
             raise ValueError(f"unknown error code {code!r}")
-        super().__init__(message)
+        # all four, as an exception that crosses to another process is made again from its args
+        super().__init__(code, message, hint, action)
         self.code = code
         self.message = message
         self.hint = hint
@@ -81,3 +82,6 @@ class Cancelled(Ex4dError):
 
     def __init__(self) -> None:
         super().__init__("cancelled", "The job was cancelled.", "Finished frames are kept; run it again to resume.")
+
+    def __reduce__(self) -> tuple[type[Cancelled], tuple[()]]:
+        return Cancelled, ()

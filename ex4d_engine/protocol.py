@@ -8,12 +8,12 @@ Messages (engine to Blender): see `Message` and its subclasses; the first is alw
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Final
 
 from .errors import ERROR_CODES, Ex4dError
+from .json_fields import as_number, as_text, parse_json, to_json
 
 PROTOCOL_VERSION: Final = 1
 METHODS: Final = ("reconstruct", "render", "generate", "ping")
@@ -122,28 +122,67 @@ class Heartbeat:
 
 
 Message = Request | Cancel | Shutdown | Hello | Progress | Preview | Log | Error | Done | Heartbeat
-_TYPES: Final[dict[str, type]] = {
-    kind.type: kind for kind in (Request, Cancel, Shutdown, Hello, Progress, Preview, Log, Error, Done, Heartbeat)
-}
-# what a field may hold, by the annotation it is declared with
-_KINDS: Final[dict[str, tuple[type, ...]]] = {
-    "int": (int,),
-    "str": (str,),
-    "float | None": (int, float, type(None)),
-    "dict[str, Any]": (dict,),
-    "tuple[str, ...]": (list, tuple),
-    "tuple[float, float]": (list, tuple),
+_MOST: Final = 2**53  # Blender's properties and other JSON readers hold no larger whole number
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MOST:
+        raise ValueError(f"{name} is not a whole number")
+    return value
+
+
+def _number_or_none(value: Any, name: str) -> float | None:
+    return None if value is None else as_number(value, name)
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not an object")
+    return value
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is not a list")
+    return tuple(as_text(entry, name) for entry in value)
+
+
+def _two_numbers(value: Any, name: str) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{name} is not a list of two numbers")
+    return as_number(value[0], name), as_number(value[1], name)
+
+
+_KINDS: Final[tuple[type[Message], ...]] = (
+    Request, Cancel, Shutdown, Hello, Progress, Preview, Log, Error, Done, Heartbeat
+)  # fmt: skip
+_TYPES: Final[dict[str, type[Message]]] = {kind.type: kind for kind in _KINDS}
+# how a field is read, by the annotation it is declared with
+_READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "int": _whole,
+    "str": as_text,
+    "float | None": _number_or_none,
+    "dict[str, Any]": _object,
+    "tuple[str, ...]": _texts,
+    "tuple[float, float]": _two_numbers,
 }
 
 
 def encode(message: Message) -> bytes:
-    """The message as one line of UTF-8 JSON, newline included."""
-    text = json.dumps({"type": message.type, **asdict(message)}, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8") + b"\n"
+    """The message as one line of UTF-8 JSON, newline included.
+
+    Raises:
+        Ex4dError: `bad_request` for a line that the other end would refuse for its length.
+        ValueError: for a number that is not finite.
+    """
+    line = to_json({"type": message.type, **asdict(message)}) + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise _bad(f"it would be a line of {len(line)} bytes")
+    return line
 
 
 def decode(line: bytes) -> Message:
-    """Reads one line.
+    """Reads one line. Fields that are not known are ignored: a newer program may say more.
 
     Raises:
         Ex4dError: `bad_request` for anything that is not a message of this protocol.
@@ -151,34 +190,19 @@ def decode(line: bytes) -> Message:
     if len(line) > MAX_LINE_BYTES:
         raise _bad(f"a line of {len(line)} bytes")
     try:
-        # UnicodeDecodeError and JSONDecodeError are ValueErrors; RecursionError comes from deep nesting
-        document = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise _bad(f"not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise _bad("not an object")
-    kind = _TYPES.get(str(document.pop("type", "")))
-    if kind is None:
-        raise _bad("unknown type")
-    values: dict[str, Any] = {}
-    for entry in fields(kind):
-        if entry.name not in document:
-            continue  # missing required fields are found by the constructor below
-        value = document[entry.name]
-        if not isinstance(value, _KINDS[str(entry.type)]) or isinstance(value, bool):
-            raise _bad(f"{kind.type}.{entry.name} is a {type(value).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _bad(f"{kind.type}.{entry.name} is not finite")
-        values[entry.name] = tuple(value) if isinstance(value, list) else value
-    try:
-        message: Message = kind(**values)
+        document = _object(parse_json(line), "the line")
+        name = as_text(document.get("type"), "type")
+        if name not in _TYPES:
+            raise ValueError(f"there is no type {name[:40]!r}")
+        kind = _TYPES[name]
+        # fields that are missing and have no default are found by the constructor
+        said = [entry for entry in fields(kind) if entry.name in document]
+        values = {entry.name: _READERS[str(entry.type)](document[entry.name], entry.name) for entry in said}
+        return kind(**values)
+    except ValueError as error:
+        raise _bad(str(error)) from error
     except TypeError as error:
-        raise _bad(f"{kind.type} lacks a field") from error
-    return message
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
+        raise _bad(f"{name} lacks a field") from error
 
 
 def _bad(reason: str) -> Ex4dError:

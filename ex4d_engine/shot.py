@@ -2,46 +2,42 @@
 """The shot folder: what is in it, where, and how it is read and written. Standard library only.
 
 Both programs import this module, so it is the contract for everything that travels as a file. See
-docs/shot_folder.md. Paths in the JSON files are relative to the shot; nothing is ever read from or
-written to a place outside the shot folder because a JSON file says so.
+docs/shot_folder.md. Nothing is ever read from or written to a place outside the shot folder because a
+JSON file says so: it names no files but the clip the shot was made from, and that only as a record.
+Whatever a JSON file holds, reading it gives checked values or an `Ex4dError`; what could not be read
+back is not written.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
+from . import json_fields as fields
+from .camera_frame import (
+    IDENTITY,
+    CameraFrame,
+    Matrix,
+    camera_frame_document,
+    camera_frame_from,
+    intrinsics_from,
+    pose_from,
+)
 from .errors import Ex4dError
-from .files import explain_os_error, write_text
+from .files import explain_os_error, write_bytes
 
 SCHEMA_VERSION: Final = 1
-TAKE_NAME: Final = re.compile(r"take_(\d{4,6})")
+TAKE_NAME: Final = re.compile(r"take_(\d{4,6})", re.ASCII)
 COMPAT_MODES: Final = ("none", "reference")
+CONDITIONING: Final = ("", "engine", "blender")
 
-Matrix = tuple[tuple[float, ...], ...]
-
-# schema version n -> function that turns a version n document into version n + 1
+# schema version n -> function that turns a version n document into version n + 1, or raises ValueError
 UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-
-
-@dataclass(frozen=True)
-class CameraFrame:
-    """One output frame's camera.
-
-    intrinsics: (3,3) pixels, (0,0) the image's top-left corner, pixel centres at +0.5.
-    camera_to_world: (4,4), OpenCV axes: x right, y down, z forward.
-    source: which frame of the shot is seen (a shot frame number): constant for a frozen moment.
-    """
-
-    source: int
-    intrinsics: Matrix
-    camera_to_world: Matrix
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Plate:
     fps: frames per second of the decoded files (the clip's rate divided by the stride), exact.
     """
 
-    path: str
+    path: str  # of the clip, as a record; never opened again
     fps: Fraction
     first: int
     count: int
@@ -130,8 +126,18 @@ class Shot:
         return self.geometry
 
     def source_pose(self, number: int) -> Matrix:
-        """Camera-to-world of the source camera at shot frame `number`."""
+        """Camera-to-world of the source camera at shot frame `number`.
+
+        Raises:
+            Ex4dError: `missing_frame` for a number that the shot does not hold.
+        """
         geometry, plate = self.require_geometry(), self.require_plate()
+        if number not in plate.numbers:
+            raise Ex4dError(
+                "missing_frame",
+                f"The shot has no frame {number}: it holds {plate.first} to {plate.numbers[-1]}.",
+                "Choose a frame of the shot, or reconstruct that range.",
+            )
         return geometry.poses[number - plate.first] if geometry.poses else IDENTITY
 
 
@@ -175,19 +181,8 @@ class Take:
         return self.root / "result.mp4"
 
     @property
-    def lossless_file(self) -> Path:
-        return self.root / "result.mkv"
-
-    @property
-    def log_file(self) -> Path:
-        return self.root / "log.jsonl"
-
-    @property
     def is_finished(self) -> bool:
         return bool(self.preset) and self.result_file.is_file()
-
-
-IDENTITY: Final[Matrix] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
 # ---------------------------------------------------------------------------------------------- shot
@@ -200,22 +195,23 @@ def load_shot(root: Path) -> Shot:
         Ex4dError: `shot_missing`, `shot_newer` or `shot_invalid`, naming the file and the field.
     """
     path = root / "shot.json"
-    document = _read_document(
-        path, "shot_missing", "Reconstruct the clip first, or choose the folder that holds shot.json."
-    )
-    with _Field(path) as read:
-        plate = document.get("plate")
-        geometry = document.get("geometry")
-        return Shot(
-            root=root,
-            plate=None if plate is None else _plate_from(read.mapping(plate, "plate"), read),
-            geometry=None if geometry is None else _geometry_from(read.mapping(geometry, "geometry"), read),
-            settings=dict(read.mapping(document.get("settings", {}), "settings")),
-        )
+    with _explained(path):
+        document = _read_document(path)
+        if document is None:
+            raise Ex4dError(
+                "shot_missing",
+                f"{path} does not exist.",
+                "Reconstruct the clip first, or choose the folder that holds shot.json.",
+            )
+        return _shot_from(root, document)
 
 
 def save_shot(shot: Shot) -> None:
-    """Writes `shot.json` atomically."""
+    """Writes `shot.json` atomically.
+
+    Raises:
+        Ex4dError: `shot_invalid` for values that could not be read back; `disk_full`, `read_only`.
+    """
     document: dict[str, Any] = {"schema": SCHEMA_VERSION, "settings": shot.settings}
     if shot.plate is not None:
         document["plate"] = {
@@ -240,38 +236,53 @@ def save_shot(shot: Shot) -> None:
             "compat": shot.geometry.compat,
             "poses": shot.geometry.poses,
         }
-    write_text(shot.root / "shot.json", _to_json(document))
+    _write_document(shot.root / "shot.json", document, lambda data: _shot_from(shot.root, data))
 
 
-def _plate_from(data: dict[str, Any], read: _Field) -> Plate:
-    width, height = read.size(data)
+def _shot_from(root: Path, document: dict[str, Any]) -> Shot:
+    plate, geometry = document.get("plate"), document.get("geometry")
+    if plate is None and geometry is not None:
+        raise ValueError("there is a geometry without a plate")
+    shot = Shot(
+        root=root,
+        plate=None if plate is None else _plate_from(fields.mapping(plate, "plate")),
+        geometry=None if geometry is None else _geometry_from(fields.mapping(geometry, "geometry")),
+        settings=fields.mapping(document.get("settings", {}), "settings"),
+    )
+    if shot.plate and shot.geometry and len(shot.geometry.poses) not in (0, shot.plate.count):
+        raise ValueError(f"there are {len(shot.geometry.poses)} poses for {shot.plate.count} frames")
+    return shot
+
+
+def _plate_from(data: dict[str, Any]) -> Plate:
+    width, height = fields.size(data, "size")
     return Plate(
-        path=read.text(data, "path"),
-        fps=read.fps(data),
-        first=read.integer(data, "first", 0),
-        count=read.integer(data, "count", 1),
+        path=fields.text(data, "path"),
+        fps=fields.rate(data, "fps"),
+        first=fields.integer(data, "first", 0),
+        count=fields.integer(data, "count", 1),
         width=width,
         height=height,
-        source_first=read.integer(data, "source_first", -(10**9)),
-        stride=read.integer(data, "stride", 1),
-        notes=tuple(str(note) for note in data.get("notes", [])),
+        source_first=fields.integer(data, "source_first", -fields.MOST),
+        stride=fields.integer(data, "stride", 1),
+        notes=tuple(fields.as_text(note, "notes") for note in fields.items(data, "notes")),
     )
 
 
-def _geometry_from(data: dict[str, Any], read: _Field) -> Geometry:
-    compat = read.text(data, "compat")
-    if compat not in COMPAT_MODES:
-        raise ValueError(f"compat is {compat!r}, not one of {COMPAT_MODES}")
+def _geometry_from(data: dict[str, Any]) -> Geometry:
+    near, far = fields.positive(data, "near"), fields.positive(data, "far")
+    if near > far:
+        raise ValueError("near is beyond far")
     return Geometry(
-        depth_source=read.text(data, "depth_source"),
-        depth_note=read.text(data, "depth_note"),
-        intrinsics=read.matrix(data.get("intrinsics"), 3, "intrinsics"),
-        near=read.positive(data, "near"),
-        far=read.positive(data, "far"),
-        subject=read.positive(data, "subject"),
-        repaired=read.integer(data, "repaired", 0),
-        compat=compat,
-        poses=tuple(read.matrix(pose, 4, "poses") for pose in data.get("poses", [])),
+        depth_source=fields.text(data, "depth_source"),
+        depth_note=fields.text(data, "depth_note"),
+        intrinsics=intrinsics_from(data.get("intrinsics")),
+        near=near,
+        far=far,
+        subject=fields.positive(data, "subject"),
+        repaired=fields.integer(data, "repaired", 0, most=2**63),
+        compat=_one_of(COMPAT_MODES, data, "compat"),
+        poses=tuple(pose_from(pose) for pose in fields.items(data, "poses")),
     )
 
 
@@ -279,11 +290,26 @@ def _geometry_from(data: dict[str, Any], read: _Field) -> Geometry:
 
 
 def list_takes(shot: Shot) -> list[str]:
-    """Names of the shot's takes, oldest first, by number."""
-    if not shot.takes_folder.is_dir():
+    """Names of the shot's takes, oldest first, by number. A folder without `take.json` is none.
+
+    Raises:
+        Ex4dError: `read_only` when the folder may not be read.
+    """
+    return [name for name in _take_folders(shot) if (shot.takes_folder / name / "take.json").is_file()]
+
+
+def _take_folders(shot: Shot) -> list[str]:
+    try:
+        found = [entry.name for entry in shot.takes_folder.iterdir() if TAKE_NAME.fullmatch(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [entry.name for entry in shot.takes_folder.iterdir() if entry.is_dir() and TAKE_NAME.fullmatch(entry.name)]
-    return sorted(found, key=lambda name: int(name.split("_")[1]))
+    except OSError as error:
+        raise explain_os_error(error, shot.takes_folder) from error
+    return sorted(found, key=_take_number)
+
+
+def _take_number(name: str) -> int:
+    return int(name.removeprefix("take_"))
 
 
 def new_take(
@@ -293,30 +319,62 @@ def new_take(
 
     Args:
         size: (width, height) of the output in pixels.
+
+    Raises:
+        Ex4dError: `no_camera`, `camera_invalid`, `disk_full`, `read_only`; there is no new folder then.
     """
     if not frames:
         raise Ex4dError("no_camera", "The camera path has no frames.", "Give the camera at least one frame.")
-    number = 1 + max((int(name.split("_")[1]) for name in list_takes(shot)), default=0)
-    while True:
-        root = shot.takes_folder / f"take_{number:04d}"
+    for number, frame in enumerate(frames, first):
         try:
-            root.mkdir(parents=True, exist_ok=False)
-            break
+            intrinsics_from(frame.intrinsics)
+            pose_from(frame.camera_to_world)
+        except ValueError as error:
+            raise Ex4dError(
+                "camera_invalid", f"The camera of frame {number} cannot be used: {error}.", "Check the camera."
+            ) from error
+    root = _new_take_folder(shot)
+    take = Take(
+        root=root, name=root.name, first=first, width=size[0], height=size[1], fps=fps, frames=frames, label=label
+    )
+    try:
+        save_take(take)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            root.rmdir()
+        raise
+    return take
+
+
+def _new_take_folder(shot: Shot) -> Path:
+    takes = shot.takes_folder
+    number = 1 + max((_take_number(name) for name in _take_folders(shot)), default=0)
+    try:
+        takes.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(error, takes) from error
+    while True:
+        root = takes / f"take_{number:04d}"
+        try:
+            root.mkdir()  # fails when another process was faster
         except FileExistsError:
             number += 1
         except OSError as error:
             raise explain_os_error(error, root) from error
-    take = Take(
-        root=root, name=root.name, first=first, width=size[0], height=size[1], fps=fps, frames=frames, label=label
-    )
-    save_take(take)
-    return take
+        else:
+            return root
+
+
+def _no_folder(error: OSError, path: Path) -> Ex4dError:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return Ex4dError("read_only", f"{path} cannot be a folder: a file is in the way.", "Move the file away.")
+    return explain_os_error(error, path)
 
 
 def take_root(shot: Shot, name: str | int) -> Path:
     """The folder of a take given as a number (3) or a name ("take_0003"); any other text is refused."""
-    text = f"take_{name:04d}" if isinstance(name, int) else name
-    if text.isdigit():
+    text = str(name)
+    if text.isascii() and text.isdecimal() and len(text) <= 6:
         text = f"take_{int(text):04d}"
     if not TAKE_NAME.fullmatch(text):
         raise Ex4dError("take_missing", f"{name!r} is not the name of a take.", "Takes are named like take_0001.")
@@ -331,30 +389,20 @@ def load_take(shot: Shot, name: str | int) -> Take:
     """
     root = take_root(shot, name)
     path = root / "take.json"
-    known = ", ".join(list_takes(shot)) or "none yet"
-    document = _read_document(path, "take_missing", f"Takes of this shot: {known}.")
-    with _Field(path) as read:
-        width, height = read.size(document)
-        frames = document.get("camera")
-        if not isinstance(frames, list) or not frames:
-            raise ValueError("camera is not a list of frames")
-        return Take(
-            root=root,
-            name=root.name,
-            first=read.integer(document, "first", 0),
-            width=width,
-            height=height,
-            fps=read.fps(document),
-            frames=tuple(camera_frame_from(frame) for frame in frames),
-            label=str(document.get("label", "")),
-            conditioning=str(document.get("conditioning", "")),
-            preset=str(document.get("preset", "")),
-            record=dict(read.mapping(document.get("record", {}), "record")),
-        )
+    with _explained(path):
+        document = _read_document(path)
+        if document is None:
+            known = ", ".join(list_takes(shot)) or "none yet"
+            raise Ex4dError("take_missing", f"{path} does not exist.", f"Takes of this shot: {known}.")
+        return _take_from(root, document)
 
 
 def save_take(take: Take) -> None:
-    """Writes `take.json` atomically."""
+    """Writes `take.json` atomically.
+
+    Raises:
+        Ex4dError: `shot_invalid` for values that could not be read back; `disk_full`, `read_only`.
+    """
     document = {
         "schema": SCHEMA_VERSION,
         "label": take.label,
@@ -366,7 +414,27 @@ def save_take(take: Take) -> None:
         "record": take.record,
         "camera": [camera_frame_document(frame) for frame in take.frames],
     }
-    write_text(take.root / "take.json", _to_json(document))
+    _write_document(take.root / "take.json", document, lambda data: _take_from(take.root, data))
+
+
+def _take_from(root: Path, document: dict[str, Any]) -> Take:
+    width, height = fields.size(document, "size")
+    frames = fields.items(document, "camera")
+    if not frames:
+        raise ValueError("camera has no frames")
+    return Take(
+        root=root,
+        name=root.name,
+        first=fields.integer(document, "first", 0),
+        width=width,
+        height=height,
+        fps=fields.rate(document, "fps"),
+        frames=tuple(camera_frame_from(frame) for frame in frames),
+        label=fields.text(document, "label", ""),
+        conditioning=_one_of(CONDITIONING, document, "conditioning", ""),
+        preset=fields.text(document, "preset", ""),
+        record=fields.mapping(document.get("record", {}), "record"),
+    )
 
 
 def with_record(take: Take, **entries: Any) -> Take:
@@ -374,109 +442,29 @@ def with_record(take: Take, **entries: Any) -> Take:
     return replace(take, record={**take.record, **entries})
 
 
-def camera_frame_document(frame: CameraFrame) -> dict[str, Any]:
-    """A camera frame as plain JSON values."""
-    return {"source": frame.source, "intrinsics": frame.intrinsics, "camera_to_world": frame.camera_to_world}
-
-
-def camera_frame_from(data: Any) -> CameraFrame:
-    """The inverse of `camera_frame_document`; raises ValueError on anything that is not one."""
-    read = _Field(Path("camera"))
-    mapping = read.mapping(data, "camera frame")
-    return CameraFrame(
-        source=read.integer(mapping, "source", 0),
-        intrinsics=read.matrix(mapping.get("intrinsics"), 3, "intrinsics"),
-        camera_to_world=read.matrix(mapping.get("camera_to_world"), 4, "camera_to_world"),
-    )
-
-
 # ----------------------------------------------------------------------------------------- documents
 
 
-class _Field:
-    """Reads typed fields from JSON; a wrong one becomes `shot_invalid` that names file and field."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> _Field:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (ValueError, TypeError, KeyError, ZeroDivisionError)):
-            raise Ex4dError(
-                "shot_invalid", f"{self._path} is damaged: {error}.", "Restore it from a copy, or make the shot again."
-            ) from error
-
-    @staticmethod
-    def mapping(value: Any, name: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} is not an object")
-        return value
-
-    @staticmethod
-    def text(data: dict[str, Any], name: str) -> str:
-        value = data.get(name)
-        if not isinstance(value, str):
-            raise ValueError(f"{name} is not a text")
-        return value
-
-    @staticmethod
-    def integer(data: dict[str, Any], name: str, least: int) -> int:
-        value = data.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is not a whole number of at least {least}")
-        return value
-
-    @staticmethod
-    def positive(data: dict[str, Any], name: str) -> float:
-        value = data.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-            raise ValueError(f"{name} is not a positive number")
-        return float(value)
-
-    @staticmethod
-    def fps(data: dict[str, Any]) -> Fraction:
-        value = Fraction(_Field.text(data, "fps"))
-        if value <= 0:
-            raise ValueError("fps is not positive")
-        return value
-
-    @staticmethod
-    def size(data: dict[str, Any]) -> tuple[int, int]:
-        value = data.get("size")
-        if not isinstance(value, list) or len(value) != 2:
-            raise ValueError("size is not [width, height]")
-        named = {"width": value[0], "height": value[1]}
-        return _Field.integer(named, "width", 1), _Field.integer(named, "height", 1)
-
-    @staticmethod
-    def matrix(value: Any, size: int, name: str) -> Matrix:
-        if not isinstance(value, (list, tuple)) or len(value) != size:
-            raise ValueError(f"{name} is not a {size} x {size} matrix")
-        rows = []
-        for row in value:
-            if not isinstance(row, (list, tuple)) or len(row) != size:
-                raise ValueError(f"{name} is not a {size} x {size} matrix")
-            rows.append(tuple(float(entry) for entry in row))
-        if not all(math.isfinite(entry) for row in rows for entry in row):
-            raise ValueError(f"{name} holds a value that is not finite")
-        return tuple(rows)
-
-
-def _read_document(path: Path, missing_code: str, missing_hint: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Ex4dError(missing_code, f"{path} does not exist.", missing_hint) from error
-    except UnicodeDecodeError as error:
-        raise Ex4dError("shot_invalid", f"{path} is not UTF-8 text.", "Restore it from a copy.") from error
+        yield
+    except ValueError as error:
+        raise Ex4dError(
+            "shot_invalid", f"{path} is damaged: {error}.", "Restore it from a copy, or make the shot again."
+        ) from error
+
+
+def _read_document(path: Path) -> dict[str, Any] | None:
+    """The document in the version of today; None where there is no such file."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path that no file can have
+        return None
     except OSError as error:
         raise explain_os_error(error, path) from error
-    with _Field(path) as read:
-        # NaN and Infinity are no JSON; json.loads would let them in
-        document = read.mapping(json.loads(text, parse_constant=_refuse_constant), "the document")
-        version = read.integer(document, "schema", 1)
+    document = fields.mapping(fields.parse_json(data), "the document")
+    version = fields.integer(document, "schema", 1)
     if version > SCHEMA_VERSION:
         raise Ex4dError(
             "shot_newer",
@@ -488,12 +476,22 @@ def _read_document(path: Path, missing_code: str, missing_hint: str) -> dict[str
     return document
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
+def _write_document(path: Path, document: dict[str, Any], read: Callable[[dict[str, Any]], object]) -> None:
+    try:
+        data = fields.to_json(document, indent=1)
+        read(fields.parse_json(data))
+    except ValueError as error:
+        raise Ex4dError(
+            "shot_invalid", f"{path} was not written, as it could not be read back: {error}.", "Check the settings."
+        ) from error
+    write_bytes(path, data + b"\n")
 
 
-def _to_json(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def _one_of(choices: tuple[str, ...], data: dict[str, Any], name: str, default: str | None = None) -> str:
+    value = fields.text(data, name, default)
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, not one of {choices}")
+    return value
 
 
 def _not_reconstructed(root: Path) -> Ex4dError:

@@ -12,6 +12,7 @@ from bpy.props import EnumProperty, FloatProperty
 
 from ...ex4d_engine import trajectories
 from .. import properties
+from ..camera_moves import add_camera_move, snap_camera_to_source
 from ..camera_sampling import is_animated
 from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
 from ..jobs import Explained
@@ -33,11 +34,9 @@ class EX4D_OT_snap_camera(Explained, bpy.types.Operator):
         return why_not_imported(context.scene) or why_no_camera(context.scene)
 
     def work(self, context: bpy.types.Context) -> str:
-        from ..camera_moves import snap_camera_to_source
-
         shot = open_shot(context.scene)
         camera, frame = context.scene.camera, shot.require_plate().first
-        snap_camera_to_source(camera, open_imported(context.scene, shot), frame)
+        snap_camera_to_source(camera, open_imported(context.scene, shot), shot, frame)
         return f"{camera.name} starts at the source view, at frame {frame}"
 
 
@@ -59,8 +58,6 @@ class EX4D_OT_add_camera_move(Explained, bpy.types.Operator):
         return why_not_imported(context.scene)
 
     def work(self, context: bpy.types.Context) -> str:
-        from ..camera_moves import add_camera_move
-
         scene, settings = context.scene, context.scene.ex4d
         shot = open_shot(scene)
         name, amount = self.move, self.amount

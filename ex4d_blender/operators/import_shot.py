@@ -10,6 +10,7 @@ import bpy
 from .. import mesh_import, take_list
 from ..current_shot import open_imported, open_shot, why_no_shot, why_not_imported
 from ..jobs import Explained
+from ..mesh_cache import bake_mesh_cache
 
 
 class EX4D_OT_import_shot(Explained, bpy.types.Operator):
@@ -44,12 +45,10 @@ class EX4D_OT_bake_mesh_cache(Explained, bpy.types.Operator):
         return why_not_imported(context.scene)
 
     def work(self, context: bpy.types.Context) -> str:
-        from ..mesh_cache import bake_mesh_cache
-
         shot = open_shot(context.scene)
         imported = open_imported(context.scene, shot)
-        bake_mesh_cache(imported.mesh_object, shot.root / "mesh")
-        return f"The motion of {imported.mesh_object.name} is baked in {shot.root / 'mesh'}"
+        path = bake_mesh_cache(imported.mesh_object, shot.root / "mesh", context.scene, shot.require_plate().numbers)
+        return f"{imported.mesh_object.name} is baked in {path}"
 
 
 CLASSES = (EX4D_OT_import_shot, EX4D_OT_bake_mesh_cache)

@@ -370,14 +370,17 @@ def _standing(regions: Regions, ground: Mask, floor: Array) -> tuple[Array, Arra
     h, w = labels.shape
     upper, lower = labels[:-1].ravel(), labels[1:].ravel()
     feet = np.flatnonzero(upper != lower)
+    feet = feet[np.argsort(upper[feet], kind="stable")]
     upper, lower, touched = upper[feet], lower[feet], floor[1:].ravel()[feet]
-    bottom = h - 1 - np.array([np.argmax((labels == r).any(1)[::-1]) for r in range(regions.count)])
+    first = np.searchsorted(upper, np.arange(regions.count + 1))
+    rows, columns = regions.occupied()
+    bottom, width = h - 1 - np.argmax(rows[:, ::-1], axis=1), columns.sum(1)
     guess, doubt = np.full(regions.count, FAR, np.float32), np.full(regions.count, 0.1, np.float32)
-    width = np.array([max(1, int((labels == r).any(0).sum())) for r in range(regions.count)])
     for r in np.argsort(-bottom):
+        below, at = lower[first[r] : first[r + 1]], touched[first[r] : first[r + 1]]
         # What ends higher than the region itself is a hole in it or behind it, and carries nothing.
-        mine = (upper == r) & ((bottom[lower] > bottom[r]) | ground[lower])
-        below, at = lower[mine], touched[mine]
+        bearing = (bottom[below] > bottom[r]) | ground[below]
+        below, at = below[bearing], at[bearing]
         on_ground = at[ground[below]]
         end = np.median(floor[bottom[r]][labels[bottom[r]] == r])
         if bottom[r] >= h - 2 or not below.size:
@@ -387,8 +390,9 @@ def _standing(regions: Regions, ground: Mask, floor: Array) -> tuple[Array, Arra
         else:
             # Borne by what is below, or behind it with the foot hidden: the more of its width rests on one thing,
             # the likelier borne.
-            bearer, shared = (int(np.argmax(np.bincount(below))), int(np.bincount(below).max()))
-            guess[r], doubt[r] = end + min(1.0, shared / width[r]) * (guess[bearer] - end), 0.07
+            shared = np.bincount(below)
+            bearer = int(np.argmax(shared))
+            guess[r] = end + min(1.0, shared[bearer] / width[r]) * (guess[bearer] - end)
     return guess, doubt
 
 
@@ -396,9 +400,9 @@ def _ground(regions: Regions, lab: Array, sky: Mask, horizon: float) -> Mask:
     """(count,) regions that lie rather than stand: they reach the bottom edge and end below the horizon, or continue such."""
     labels = regions.labels
     h, w = labels.shape
-    top = np.array([np.argmax((labels == r).any(1)) for r in range(regions.count)]) / h
-    columns = [np.flatnonzero((labels == r).any(0)) for r in range(regions.count)]
-    wide = np.array([np.ptp(c) / w for c in columns]) > 0.7 * (1 - top)
+    rows, columns = regions.occupied()
+    top = np.argmax(rows, axis=1) / h
+    wide = columns.sum(1) / w > 0.7 * (1 - top)
     may_lie = (top > horizon - 0.05) & ~sky
     bottom = np.bincount(labels[-2:].ravel(), minlength=regions.count) / (2 * w)
     ground = may_lie & (bottom > 0.08) & wide

@@ -33,13 +33,13 @@ class Regions:
         return np.bincount(self.labels.ravel(), minlength=self.count)
 
 
-    def joined(self, which: npt.NDArray[np.bool_]) -> Regions:
-        """The same with all of `which` (count,) as one region."""
-        if not which.any():
-            return self
-        names = np.where(which, int(np.argmax(which)), np.arange(self.count))
-        labels = _compact(names[self.labels])
-        return Regions(labels, int(labels.max()) + 1)
+    def occupied(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which rows (count, h) and which columns (count, w) each region has pixels in."""
+        h, w = self.labels.shape
+        rows, columns = np.zeros((self.count, h), bool), np.zeros((self.count, w), bool)
+        rows[self.labels, np.arange(h)[:, None]] = True
+        columns[self.labels, np.arange(w)[None, :]] = True
+        return rows, columns
 
     def inside(self) -> Array:
         """(h, w) weight: 1 away from borders, next to nothing on them (a region may be all border)."""
@@ -113,12 +113,12 @@ def _merge(labels: Labels, values: Array, gradient: Array, contrast: float) -> L
             i = int(parent[i])
         return i
 
-    small = 0.0004 * labels.size
+    small = 0.001 * labels.size
     for k in np.argsort(cost):
         a, b = root(pairs[k, 0]), root(pairs[k, 1])
         if a == b:
             continue
-        tolerance = contrast * (3.0 if min(area[a], area[b]) < small else 1.0)
+        tolerance = contrast * (2.5 if min(area[a], area[b]) < small else 1.0)
         if np.linalg.norm(mean[a] - mean[b]) + border[k] < tolerance:
             mean[a] = (mean[a] * area[a] + mean[b] * area[b]) / (area[a] + area[b])
             area[a] += area[b]

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -21,19 +21,18 @@ from ..background import BackgroundWriter
 from ..composite import composite, match_colour, soft_matte
 from ..dwmesh.ray_grid import load_ray_grid
 from ..errors import Ex4dError
-from ..files import prepare_folder
+from ..files import link_or_copy, prepare_folder
 from ..image_files import read_exr, read_png, write_png
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster import make_raster
-from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
+from ..shot import CameraFrame, Shot, Take, list_takes, load_take, new_take, save_take, with_record
 from ..video import MovieWriter
-from .render import MeshFrames
+from .render import CONDITIONING, MeshFrames, with_seconds
 
 OTHER_FRAMES: Final = 4  # how many other moments of the clip `preview` looks into
 BYTES_PER_PIXEL: Final = 9
 PREVIEW_EVERY: Final = 8
-CONDITIONING: Final = ("color", "mask")
 
 
 def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: int = 0) -> Take:
@@ -45,13 +44,11 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     Raises:
         Ex4dError: `unknown_preset`, `model_missing`, `take_incomplete` when conditioning is missing.
     """
-    if preset not in PRESETS:
-        raise Ex4dError("unknown_preset", f"There is no preset {preset!r}.", f"Choose one of {', '.join(PRESETS)}.")
-    fill = PRESETS[preset]
+    require_preset(preset)
     require_conditioning(take)
     settings = {"preset": preset, "seed": seed}
-    if take.is_finished:
-        take = _copied(shot, take)
+    if take.preset:
+        take = _interrupted_copy(shot, take, settings) or _copied(shot, take)
         reporter.log(f"The finished take is kept; this run becomes {take.name}.")
     prepare_folder(take.root, need_bytes=len(take.frames) * take.width * take.height * BYTES_PER_PIXEL)
     if take.record.get("generation", settings) != settings:
@@ -60,12 +57,18 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     take = with_record(take, generation=settings, versions=versions())
     save_take(take)
     if take.missing("generated"):
-        fill(shot, take, reporter, seed)
+        PRESETS[preset].fill(shot, take, reporter, seed)
     _composite_frames(take, reporter)
-    seconds = {**take.record.get("seconds", {}), "generate": round(time.monotonic() - started, 3)}
-    take = dataclasses.replace(with_record(take, seconds=seconds), preset=preset)
+    take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
     save_take(take)
     return take
+
+
+def require_preset(name: str) -> None:
+    """Raises `unknown_preset`, or `model_missing` with what the preset lacks: to be asked before any work starts."""
+    if name not in PRESETS:
+        raise Ex4dError("unknown_preset", f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+    PRESETS[name].check()
 
 
 def require_conditioning(take: Take) -> None:
@@ -97,7 +100,7 @@ def versions() -> dict[str, str]:
 def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
     """Other frames' pixels of the same surface, then the surroundings. No diffusion; `seed` has nothing to draw."""
     reporter.log("Preset preview: holes are filled from other frames and from around. This is no diffusion.")
-    with _meshes(shot) as meshes, BackgroundWriter() as writer:
+    with _meshes(shot, take) as meshes, BackgroundWriter() as writer:
         for done, (number, camera) in enumerate(zip(take.numbers, take.frames, strict=True)):
             reporter.check()
             reporter.progress("generate", done, len(take.frames))
@@ -109,9 +112,9 @@ def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
 
 
 @contextmanager
-def _meshes(shot: Shot) -> Iterator[MeshFrames | None]:
-    """The shot's meshes on a raster; None for bare conditioning movies, which have no mesh."""
-    if shot.geometry is None:
+def _meshes(shot: Shot, take: Take) -> Iterator[MeshFrames | None]:
+    """The shot's meshes on a raster; None for bare conditioning movies and for takes of a shot that is no more."""
+    if shot.geometry is None or not is_of_this_shot(shot, take):
         yield None
         return
     with make_raster(
@@ -123,14 +126,22 @@ def _meshes(shot: Shot) -> Iterator[MeshFrames | None]:
         yield MeshFrames(shot, raster, keep=OTHER_FRAMES + 1)
 
 
+def is_of_this_shot(shot: Shot, take: Take) -> bool:
+    """False where the shot was made anew after the take's conditioning: its frames then show something else."""
+    numbers = shot.require_plate().numbers
+    return take.record.get("reconstruction", shot.settings) == shot.settings and all(
+        camera.source in numbers for camera in take.frames
+    )
+
+
 def _preview_frame(
     shot: Shot, take: Take, number: int, camera: CameraFrame, meshes: MeshFrames | None
 ) -> NDArray[np.uint8]:
     color, mask = read_png(take.file("color", number)), read_png(take.file("mask", number))
+    size, depth_file = (take.width, take.height), take.file("depth", number)
     if meshes is None:
-        return fill_from_around(color, mask, np.ones(mask.shape, np.float32))
-    size = (take.width, take.height)
-    depth_file = take.file("depth", number)
+        depth = read_exr(depth_file) if depth_file.is_file() else np.ones(mask.shape, np.float32)
+        return fill_from_around(color, mask, depth)
     # conditioning rendered in Blender brings no depth of its own
     depth = read_exr(depth_file) if depth_file.is_file() else meshes.draw(camera.source, camera, size).depth
     mask = without_fringe(mask, depth)
@@ -148,8 +159,23 @@ def other_moments(shot: Shot) -> list[int]:
     return sorted({round(float(number)) for number in picked})
 
 
-def _needs_weights(name: str, what: str, need: str) -> Callable[[Shot, Take, Reporter, int], None]:
-    def refuse(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
+@dataclass(frozen=True)
+class Preset:
+    """check: raises an Ex4dError where something the preset needs is not there.
+
+    fill: writes the `generated` frames that the take lacks.
+    """
+
+    check: Callable[[], None]
+    fill: Callable[[Shot, Take, Reporter, int], None]
+
+
+def _needs_nothing() -> None:
+    """`preview` works wherever the engine does."""
+
+
+def _without_weights(name: str, what: str, need: str) -> Preset:
+    def refuse(*_: object) -> None:
         raise Ex4dError(
             "model_missing",
             f"Preset {name} needs {what}, which is not installed: {need}.",
@@ -157,18 +183,18 @@ def _needs_weights(name: str, what: str, need: str) -> Callable[[Shot, Take, Rep
             action="preset:preview",
         )
 
-    return refuse
+    return Preset(check=refuse, fill=refuse)
 
 
-PRESETS: Final[dict[str, Callable[[Shot, Take, Reporter, int], None]]] = {
-    "preview": _preview,
-    "draft": _needs_weights("draft", "the bundled small model", "this version ships without it"),
-    "final": _needs_weights(
+PRESETS: Final[dict[str, Preset]] = {
+    "preview": Preset(check=_needs_nothing, fill=_preview),
+    "draft": _without_weights("draft", "the bundled small model", "this version ships without it"),
+    "final": _without_weights(
         "final",
         "Wan2.1-I2V-14B-480P and the EX-4D adapter",
         "about 68 GB of weights (Wan-AI/Wan2.1-I2V-14B-480P-Diffusers) and ex4d.ckpt",
     ),
-    "fast": _needs_weights(
+    "fast": _without_weights(
         "fast",
         "Wan2.1-I2V-14B-480P, the EX-4D adapter and a step-distillation adapter",
         "about 69 GB of weights",
@@ -187,18 +213,29 @@ def _composite_frames(take: Take, reporter: Reporter) -> None:
         for done, number in enumerate(take.numbers):
             reporter.check()
             reporter.progress("composite", done, len(take.frames))
-            plate, mask = read_png(take.file("color", number)), read_png(take.file("mask", number))
-            generated = match_colour(read_png(take.file("generated", number)), plate, mask)
-            matte = soft_matte(mask)
-            result = composite(generated, plate, matte)
+            shown = done % PREVIEW_EVERY == 0
+            matte_file, composite_file = take.file("matte", number), take.file("composite", number)
+            if matte_file.is_file() and composite_file.is_file():  # an interrupted run's, whose movie is gone
+                result = read_png(composite_file)
+            else:
+                matte, result = _composite_frame(take, number)
+                writer.submit(write_png, matte_file, matte)
+                if shown:  # a preview is a promise that the file is there
+                    write_png(composite_file, result)
+                else:
+                    writer.submit(write_png, composite_file, result)
             movie.write(result)
-            writer.submit(write_png, take.file("matte", number), matte)
-            if done % PREVIEW_EVERY:
-                writer.submit(write_png, take.file("composite", number), result)
-            else:  # a preview is a promise that the file is there
-                write_png(take.file("composite", number), result)
-                reporter.preview(take.file("composite", number))
+            if shown:
+                reporter.preview(composite_file)
     reporter.progress("composite", len(take.frames), len(take.frames))
+
+
+def _composite_frame(take: Take, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Matte and result of one frame."""
+    plate, mask = read_png(take.file("color", number)), read_png(take.file("mask", number))
+    generated = match_colour(read_png(take.file("generated", number)), plate, mask)
+    matte = soft_matte(mask)
+    return matte, composite(generated, plate, matte)
 
 
 # --------------------------------------------------------------------------------------------- takes
@@ -211,17 +248,22 @@ def _copied(shot: Shot, take: Take) -> Take:
         for number in take.numbers:
             source = take.file(layer, number)
             if source.is_file():
-                _link_or_copy(str(source), str(fresh.file(layer, number)))
-    fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record={"conditioning_of": take.name})
+                link_or_copy(source, fresh.file(layer, number))
+    kept: dict[str, Any] = {name: take.record[name] for name in ("raster", "reconstruction") if name in take.record}
+    fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record={**kept, "conditioning_of": take.name})
     save_take(fresh)
     return fresh
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another drive, or a file system without hard links
-        shutil.copyfile(source, target)
+def _interrupted_copy(shot: Shot, take: Take, settings: dict[str, Any]) -> Take | None:
+    """What an earlier run of the same settings on the same finished take began and could not end."""
+    for name in reversed(list_takes(shot)):
+        with contextlib.suppress(Ex4dError):  # a take that cannot be read is none to go on with
+            other = load_take(shot, name)
+            wanted = {"conditioning_of": take.name, "generation": settings}
+            if not other.preset and all(other.record.get(key) == value for key, value in wanted.items()):
+                return other
+    return None
 
 
 def _remove(take: Take, layers: tuple[str, ...]) -> None:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..background import BackgroundWriter
-from ..cameras import as_matrix, intrinsics_from_fov
+from ..cameras import as_matrix, check_camera, intrinsics_from_fov
 from ..depth import DepthClip, depth_source
 from ..dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
 from ..dwmesh.ray_grid import RayGrid, ray_grid, reference_ray_grid, save_ray_grid
@@ -22,10 +23,19 @@ from ..dwmesh.repair import far_surface, repair, sky_depth
 from ..errors import Ex4dError
 from ..files import prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
+from ..plate import PlateInfo
 from ..progress import Reporter
 from ..reference_paths import reference_intrinsics
-from ..shot import COMPAT_MODES, Geometry, Plate, Shot, load_shot, save_shot
+from ..shot import COMPAT_MODES, Geometry, Plate, Shot, save_shot
 from ..video import probe, read_frames
+from .shot_renewal import (
+    finish_replacement,
+    open_shot,
+    refuse_foreign_folder,
+    refuse_own_files,
+    replace_shot,
+    stamp,
+)
 
 BYTES_PER_PIXEL = 20  # plate and albedo PNG, depth EXR and flags together, measured on real clips, rounded up
 REFERENCE_Z_LIMITS = (1e-4, 1e4)
@@ -55,106 +65,119 @@ class ReconstructSettings:
 
 
 def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -> Shot:
-    """Makes the shot folder `root` from a clip, or finishes one that was interrupted.
+    """Makes the shot folder `root` from a clip, or goes on where an interrupted run stopped.
 
-    A folder made from other settings is made anew; its takes stay.
+    A finished shot made from other settings, or from files that have changed since, is made anew aside and replaced
+    when the new one is whole; its takes stay. What fails on the way leaves it as it was.
 
     Raises:
         Ex4dError: for a clip, depth or folder that cannot be used, before work starts where possible.
     """
-    _check(settings)
+    settings = _checked(settings, root)
     source = depth_source(settings.depth, **settings.depth_options)
-    info = probe(settings.source, first_number=settings.first_number or 1)
-    expected = info.frame_count or 1
-    prepare_folder(root, need_bytes=expected // settings.stride * info.width * info.height * BYTES_PER_PIXEL)
-    shot = _opened(settings, root, reporter)
+    info = probe(settings.source, first_number=_first_number(settings))
+    frames = frames_asked_for(settings, info)
+    refuse_foreign_folder(root)
+    prepare_folder(root, need_bytes=len(frames) * info.width * info.height * BYTES_PER_PIXEL)
+    finish_replacement(root)
+    shot = open_shot(_record(settings, info), root, reporter)
     if shot.plate is None:
-        shot = _decode_plate(settings, shot, reporter)
+        shot = _decode_plate(settings, shot, frames, reporter)
     if shot.geometry is None:
         plate = shot.require_plate()
         clip = source.estimate(lambda: _plate_images(shot), plate.count, (plate.width, plate.height), reporter)
         reporter.log(clip.note)
         shot = _write_depth(settings, shot, clip, reporter)
     _write_mesh(shot, reporter)
-    return shot
+    if shot.root != root:
+        replace_shot(root)
+    return dataclasses.replace(shot, root=root)
 
 
-def _check(settings: ReconstructSettings) -> None:
+def _checked(settings: ReconstructSettings, root: Path) -> ReconstructSettings:
+    """The settings with whole paths, so that they mean the same clip from whatever folder a command is started."""
     if settings.compat not in COMPAT_MODES:
         raise Ex4dError(
             "bad_request", f"There is no compat mode {settings.compat!r}.", f"Choose one of {', '.join(COMPAT_MODES)}."
         )
     if settings.stride < 1:
         raise Ex4dError("bad_request", f"A stride of {settings.stride} is impossible.", "Give 1 or more.")
+    if settings.first_number is not None and settings.first_number < 0:
+        raise Ex4dError("bad_request", f"Frames cannot be numbered from {settings.first_number}.", "Give 0 or more.")
     if settings.fov_deg is not None:
         intrinsics_from_fov(1, 1, settings.fov_deg)  # refuses an impossible angle
+    source, options = _whole(settings.source), dict(settings.depth_options)
+    refuse_own_files(source, _whole(root))
+    if "path" in options:
+        depth = _whole(options["path"])
+        refuse_own_files(depth, _whole(root))
+        options["path"] = str(depth)
+    return dataclasses.replace(settings, source=str(source), depth_options=options)
 
 
-def _opened(settings: ReconstructSettings, root: Path, reporter: Reporter) -> Shot:
-    """The shot as far as it is done with these very settings, else a new one."""
-    wanted = {**dataclasses.asdict(settings), "source_stamp": _stamp(Path(settings.source))}
-    if (root / "shot.json").is_file():
-        shot = load_shot(root)
-        if shot.settings == wanted and (shot.plate is None or not _missing(shot, "plate")):
-            return (
-                shot
-                if shot.geometry is None or not _missing(shot, "depth")
-                else dataclasses.replace(shot, geometry=None)
-            )
-        if shot.settings != wanted:
-            reporter.log("The settings have changed: the shot is reconstructed anew; its takes are kept.")
-    for name in ("plate", "depth", "mesh"):
-        shutil.rmtree(root / name, ignore_errors=True)
-    shot = Shot(root=root, settings=wanted)
-    save_shot(shot)
-    return shot
+def _whole(path: Path | str) -> Path:
+    # not `resolve`: a mapped drive or a linked folder keeps the name that the user knows
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _stamp(source: Path) -> list[int] | None:
-    """Size and time of a single file, so that a clip that was rendered again under its name is read again."""
-    if not source.is_file():
-        return None
-    status = source.stat()
-    return [status.st_size, status.st_mtime_ns]
+def _first_number(settings: ReconstructSettings) -> int:
+    return 1 if settings.first_number is None else settings.first_number
 
 
-def _missing(shot: Shot, kind: str) -> bool:
-    name = {"plate": shot.plate_file, "depth": shot.depth_file}[kind]
-    return any(not name(number).is_file() for number in shot.require_plate().numbers)
+def frames_asked_for(settings: ReconstructSettings, info: PlateInfo) -> range:
+    """The clip's own frame numbers that make the plate, as far as its packets can be believed.
+
+    Raises:
+        Ex4dError: `no_frames` when the clip has none of them.
+    """
+    end = info.first_number + (info.frame_count or 1) - 1
+    first = info.first_number if settings.first is None else max(settings.first, info.first_number)
+    last = end if settings.last is None else min(settings.last, end)
+    if last < first:
+        raise Ex4dError(
+            "no_frames",
+            f"{settings.source} has no frames {settings.first if settings.first is not None else first} to "
+            f"{settings.last if settings.last is not None else last}: it holds {info.first_number} to {end}.",
+            "Choose a range inside the clip.",
+        )
+    return range(first, last + 1, settings.stride)
+
+
+def _record(settings: ReconstructSettings, info: PlateInfo) -> dict[str, Any]:
+    """Everything a shot depends on, as it comes back from JSON."""
+    depth = settings.depth_options.get("path")
+    stamps = {"source_stamp": stamp(info.path), "depth_stamp": None if depth is None else stamp(Path(depth))}
+    record: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(settings), **stamps}))
+    return record
 
 
 # --------------------------------------------------------------------------------------------- plate
 
 
-def _decode_plate(settings: ReconstructSettings, shot: Shot, reporter: Reporter) -> Shot:
-    first_number = settings.first_number or 1
+def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, reporter: Reporter) -> Shot:
     reader = read_frames(
         settings.source,
         first=settings.first,
         last=settings.last,
         stride=settings.stride,
         reporter=reporter,
-        first_number=first_number,
+        first_number=_first_number(settings),
     )
     info = reader.info
     for note in info.notes:
         reporter.log(note)
     (shot.root / "plate").mkdir(exist_ok=True)
-    start = info.first_number if settings.first is None else max(settings.first, info.first_number)
-    end = info.first_number + (info.frame_count or 1) - 1
-    end = end if settings.last is None else min(settings.last, end)
-    expected = max(1, (end - start) // settings.stride + 1)
-    count, width, height = 0, info.width, info.height
+    count = 0
     with BackgroundWriter() as writer:
         for frame in reader:
             reporter.check()
             # files are numbered without gaps from the first source number: Blender's image sequences need it
-            image = frame.image if frame.alpha is None else np.dstack([frame.image, frame.alpha])
-            path = shot.plate_file(start + count)
+            path = shot.plate_file(frames.start + count)
             if not path.is_file():
+                image = frame.image if frame.alpha is None else np.dstack([frame.image, frame.alpha])
                 writer.submit(write_png, path, image)
             count += 1
-            reporter.progress("decode", count, max(expected, count))
+            reporter.progress("decode", count, max(len(frames), count))
     if count == 0:
         raise Ex4dError("no_frames", f"{settings.source} holds no readable frame.", "Choose another clip or range.")
     reporter.progress("decode", count, count)
@@ -163,11 +186,11 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, reporter: Reporter)
         plate=Plate(
             path=settings.source,
             fps=info.fps / settings.stride,
-            first=start,
+            first=frames.start,
             count=count,
-            width=width,
-            height=height,
-            source_first=start,
+            width=info.width,
+            height=info.height,
+            source_first=frames.start,
             stride=settings.stride,
             notes=(*info.notes, *reader.notes),
         ),
@@ -186,8 +209,8 @@ def _plate_images(shot: Shot) -> Iterator[NDArray[np.uint8]]:
 
 def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, reporter: Reporter) -> Shot:
     plate = shot.require_plate()
+    _check_cameras(clip, plate)
     (shot.root / "depth").mkdir(exist_ok=True)
-    shutil.rmtree(shot.root / "mesh", ignore_errors=True)  # made from an earlier depth, if there is one
     nearest, farthest, unknown, skies, subjects = np.inf, 0.0, 0, [], []
     count = 0
     for number, frame in zip(plate.numbers, clip.frames, strict=False):
@@ -201,7 +224,8 @@ def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, rep
             skies.append(number)
         unknown += result.unknown
         subjects.append(subject_depth(result.depth))
-        write_exr_depth(shot.depth_file(number), result.depth.astype(np.float32))
+        if not shot.depth_file(number).is_file():  # from an interrupted run of the same settings
+            write_exr_depth(shot.depth_file(number), result.depth.astype(np.float32))
         count += 1
         reporter.progress("depth", count, plate.count)
     if count != plate.count:
@@ -213,8 +237,10 @@ def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, rep
     sky = sky_depth(farthest)
     for number in skies:
         # the sky's depth is one for the shot, so it is known only now
+        reporter.check()
         depth = read_exr(shot.depth_file(number))
-        write_exr_depth(shot.depth_file(number), np.where(np.isfinite(depth), depth, np.float32(sky)))
+        if not np.isfinite(depth).all():
+            write_exr_depth(shot.depth_file(number), np.where(np.isfinite(depth), depth, np.float32(sky)))
     if skies:
         reporter.log(f"{len(skies)} frames hold sky or infinite depth; it was put at {sky:.3g} scene units.")
     if unknown:
@@ -234,6 +260,20 @@ def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, rep
     shot = dataclasses.replace(shot, geometry=geometry)
     save_shot(shot)
     return shot
+
+
+def _check_cameras(clip: DepthClip, plate: Plate) -> None:
+    """Raises `camera_invalid` or `depth_mismatch` for cameras that came with the depth and cannot be used."""
+    lens = np.eye(3) if clip.intrinsics is None else clip.intrinsics
+    poses = np.eye(4)[None] if clip.camera_to_world is None else clip.camera_to_world
+    for pose in poses:
+        check_camera(lens, pose)
+    if clip.camera_to_world is not None and len(poses) != plate.count:
+        raise Ex4dError(
+            "depth_mismatch",
+            f"The depth source gave {len(poses)} camera poses for a plate of {plate.count} frames.",
+            "Give one pose a frame, or none.",
+        )
 
 
 def subject_depth(depth: NDArray[np.float32]) -> float:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import OrderedDict
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..background import BackgroundWriter
+from ..cameras import check_camera
 from ..dwmesh.ray_grid import load_ray_grid
 from ..errors import Ex4dError
 from ..files import prepare_folder
@@ -19,7 +21,8 @@ from ..progress import Reporter
 from ..raster import Raster, Rendering, make_raster
 from ..shot import CameraFrame, Shot, Take, save_take, with_record
 
-BYTES_PER_PIXEL = 12  # colour, mask and depth of the conditioning, rounded up
+CONDITIONING: Final = ("color", "mask")
+BYTES_PER_PIXEL: Final = 12  # colour, mask and depth of the conditioning, rounded up
 
 
 class MeshFrames:
@@ -57,13 +60,26 @@ class MeshFrames:
 def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl") -> Take:
     """Draws colour, mask and depth for every frame of the take; frames that are there are kept.
 
+    Conditioning that is whole stays as it is, whoever drew it. What an interrupted run drew of a shot that was made
+    anew since is drawn again.
+
     Raises:
-        Ex4dError: `no_opengl`, `shot_missing` for a file that is gone, `disk_full`.
+        Ex4dError: `camera_invalid`, `no_opengl`, `shot_missing` for a file that is gone, `disk_full`.
     """
+    if take.conditioning and not any(take.missing(layer) for layer in CONDITIONING):
+        reporter.log(f"{take.name} has its conditioning already: it is kept.")
+        return take
     geometry = shot.require_geometry()
     reference = geometry.compat == "reference"
+    check_cameras(shot, take)
     started = time.monotonic()
     size = (take.width, take.height)
+    if take.record.get("reconstruction", shot.settings) != shot.settings:
+        for layer in (*CONDITIONING, "depth"):
+            for number in take.numbers:
+                take.file(layer, number).unlink(missing_ok=True)
+    take = with_record(take, raster=raster, reconstruction=shot.settings)
+    save_take(take)
     todo = [
         (number, frame)
         for number, frame in zip(take.numbers, take.frames, strict=True)
@@ -87,10 +103,29 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
             writer.submit(write_png, take.file("mask", number), drawn.mask)
     reporter.progress("render", len(take.frames), len(take.frames))
     take = dataclasses.replace(take, conditioning="engine")
-    seconds = {**take.record.get("seconds", {}), "render": round(time.monotonic() - started, 3)}
-    take = with_record(take, raster=raster, seconds=seconds)
+    take = with_seconds(take, "render", time.monotonic() - started)
     save_take(take)
     return take
+
+
+def check_cameras(shot: Shot, take: Take) -> None:
+    """Raises `camera_invalid` for a camera that cannot be drawn, or that sees a frame that the shot has not."""
+    numbers = shot.require_plate().numbers
+    for number, camera in zip(take.numbers, take.frames, strict=True):
+        check_camera(np.array(camera.intrinsics), np.array(camera.camera_to_world))
+        if camera.source not in numbers:
+            raise Ex4dError(
+                "camera_invalid",
+                f"Frame {number} of {take.name} sees frame {camera.source}; the shot holds {numbers[0]} to "
+                f"{numbers[-1]}.",
+                "Reconstruct that range, or make a new take.",
+            )
+
+
+def with_seconds(take: Take, stage: str, seconds: float) -> Take:
+    """The take with the time of a stage in its record, added to what interrupted runs have told."""
+    known: dict[str, float] = take.record.get("seconds", {})
+    return with_record(take, seconds={**known, stage: round(known.get(stage, 0.0) + seconds, 3)})
 
 
 def _source_frame(shot: Shot, take: Take, camera: CameraFrame, drawn: Rendering) -> Rendering:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Making a finished shot anew without ever losing it: the new one is built aside and takes its place when whole.
 
-    <shot>/.renewal/   a shot folder of its own, while the new shot is made; a killed run goes on in it
-    <shot>/.replaced/  the same folder from the moment on when the new shot counts, until it is in place
+<shot>/.renewal/   a shot folder of its own, while the new shot is made; a killed run goes on in it
+<shot>/.replaced/  the same folder from the moment on when the new shot counts, until it is in place
 """
 
 from __future__ import annotations
@@ -11,26 +11,97 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..errors import Ex4dError
-from ..files import explain_os_error
-from ..image_sequence import find_sequence
-from ..shot import Shot
+from ..files import explain_os_error, link_or_copy, prepare_folder
+from ..progress import Reporter
+from ..shot import Shot, load_shot, save_shot
 
 PARTS: Final = ("plate", "depth", "mesh")
 _RENEWAL: Final = ".renewal"
 _REPLACED: Final = ".replaced"
+_PLATE_SETTINGS: Final = ("source", "source_stamp", "first", "last", "stride", "first_number")
 
 
-def renewal_folder(root: Path) -> Path:
-    """Where a finished shot is made anew."""
-    return root / _RENEWAL
+def open_shot(settings: dict[str, Any], root: Path, reporter: Reporter) -> Shot:
+    """The folder to work in, as a shot: `root` as far as it is done with these very settings, else a new one.
+
+    Where `root` holds a finished shot made otherwise, that is its renewal folder. A plate that would be decoded to
+    the same files once more is kept. Stages whose files are not all there are not done.
+
+    Args:
+        settings: as `Shot.settings`, with the stamps of the files it is made from.
+
+    Raises:
+        Ex4dError: `shot_newer` or `shot_invalid`; the folder is then left as it is.
+    """
+    before = load_shot(root) if (root / "shot.json").is_file() else None
+    renewal = root / _RENEWAL
+    if before is None or before.settings == settings or before.geometry is None:
+        shutil.rmtree(renewal, ignore_errors=True)
+        if before is not None and before.settings == settings:
+            return _valid_part(before)
+        if before is not None and _same_plate(before, settings):
+            _remove(root, ("depth", "mesh"))
+            return _begun(replace(before, settings=settings))
+        _remove(root, PARTS)
+        return _begun(Shot(root=root, settings=settings))
+    reporter.log("The shot is made anew from other settings or files; it is replaced at the end, and its takes stay.")
+    if (renewal / "shot.json").is_file():
+        begun = load_shot(renewal)
+        if begun.settings == settings:
+            return _valid_part(begun)
+    shutil.rmtree(renewal, ignore_errors=True)
+    prepare_folder(renewal)
+    if not _same_plate(before, settings):
+        return _begun(Shot(root=renewal, settings=settings))
+    _link_plate(before, renewal)
+    return _begun(Shot(root=renewal, plate=before.plate, settings=settings))
+
+
+def _begun(shot: Shot) -> Shot:
+    save_shot(shot)
+    return shot
+
+
+def _same_plate(shot: Shot, settings: dict[str, Any]) -> bool:
+    return (
+        shot.plate is not None
+        and not _missing(shot, "plate")
+        and all(shot.settings.get(name) == settings[name] for name in _PLATE_SETTINGS)
+    )
+
+
+def _valid_part(shot: Shot) -> Shot:
+    if shot.plate is not None and _missing(shot, "plate"):
+        return replace(shot, plate=None, geometry=None)
+    if shot.geometry is not None and _missing(shot, "depth"):
+        return replace(shot, geometry=None)
+    return shot
+
+
+def _missing(shot: Shot, part: str) -> bool:
+    file = {"plate": shot.plate_file, "depth": shot.depth_file}[part]
+    return any(not file(number).is_file() for number in shot.require_plate().numbers)
+
+
+def _link_plate(source: Shot, target: Path) -> None:
+    (target / "plate").mkdir(exist_ok=True)
+    for number in source.require_plate().numbers:
+        file = source.plate_file(number)
+        link_or_copy(file, target / "plate" / file.name)
+
+
+def _remove(root: Path, parts: Iterable[str]) -> None:
+    for name in parts:
+        shutil.rmtree(root / name, ignore_errors=True)
 
 
 def replace_shot(root: Path) -> None:
-    """Puts the shot made in `renewal_folder` into the place of the one in `root`. Takes stay."""
+    """Puts the shot that was made aside into the place of the one in `root`. Takes stay."""
     try:
         os.replace(root / _RENEWAL, root / _REPLACED)
     except OSError as error:
@@ -60,37 +131,6 @@ def finish_replacement(root: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
 
 
-def remove_parts(root: Path, parts: Iterable[str] = PARTS) -> None:
-    """Deletes what an unfinished shot has made so far."""
-    for name in parts:
-        shutil.rmtree(root / name, ignore_errors=True)
-
-
-def link_plate(source: Shot, target: Path) -> None:
-    """The plate of one shot folder for another, linked where the file system can."""
-    (target / "plate").mkdir(parents=True, exist_ok=True)
-    for number in source.require_plate().numbers:
-        file = source.plate_file(number)
-        link_or_copy(file, target / "plate" / file.name)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """`target` becomes the same file as `source`, or a copy. Our files are replaced, never changed, so both are safe.
-
-    Raises:
-        Ex4dError: `disk_full`, `read_only` or `no_such_file`.
-    """
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another drive, or a file system without hard links
-        try:
-            shutil.copyfile(source, target)
-        except OSError as error:
-            target.unlink(missing_ok=True)
-            raise explain_os_error(error, target) from error
-
-
 def refuse_foreign_folder(root: Path) -> None:
     """Raises `bad_request` where `root` is no shot but holds folders that a shot would overwrite."""
     if (root / "shot.json").is_file():
@@ -117,7 +157,7 @@ def refuse_own_files(path: Path, root: Path) -> None:
 
 
 def stamp(path: Path) -> list[int] | None:
-    """[files, bytes, latest change in ns] of a movie, image, sequence, folder or pattern; None where nothing is.
+    """[files, bytes, latest change in ns] of a file, folder or pattern; None where nothing is.
 
     A clip or depth that was written again under its name has another stamp, and is read again.
     """
@@ -131,7 +171,6 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
     if path.is_file():
-        sequence = find_sequence(path)
-        return [path] if sequence is None else [sequence.file(number) for number in sequence.numbers]
+        return [path]
     wildcard = re.sub(r"#+|%0?\d*d", "*", path.name.replace("[", "[[]"))
     return list(path.parent.glob(wildcard)) if path.parent.is_dir() else []

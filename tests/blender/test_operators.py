@@ -409,7 +409,7 @@ def test_all_operators_and_panels_are_there_and_described(scene: Any) -> None:
     )
     assert {f"EX4D_OT_{name}" for name in wanted.split()} <= set(names)
     for name in names:
-        description = getattr(bpy.types, name).bl_rna.description
+        description = getattr(bpy.ops.ex4d, name.removeprefix("EX4D_OT_")).get_rna_type().description
         assert description and not description.endswith("."), name  # Blender adds the full stop
     for space in ("VIEW_3D", "SEQUENCE_EDITOR"):
         panels = [

@@ -1,11 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which objects of a scene a render shows."""
+"""A scene at a frame, as Blender evaluates it: its depsgraph, and which objects a render shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import bpy
+
+
+@contextmanager
+def frame_kept(scene: bpy.types.Scene) -> Iterator[None]:
+    """Puts the scene's current frame back, also after an error."""
+    frame, subframe = scene.frame_current, scene.frame_subframe
+    try:
+        yield
+    finally:
+        scene.frame_set(frame, subframe=subframe)
+
+
+def depsgraph_of(scene: bpy.types.Scene) -> bpy.types.Depsgraph:
+    """The evaluated state of a scene, after `scene.frame_set`, which makes it for scenes that no window shows."""
+    if bpy.context.scene == scene:
+        return bpy.context.evaluated_depsgraph_get()
+    return scene.view_layers[0].depsgraph
 
 
 def active_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A computed camera move as a keyed Blender camera, to be refined by hand; and a camera put at the source view."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from ..ex4d_engine import cameras
+from ..ex4d_engine.shot import Shot
+from .mesh_import import SENSOR_WIDTH_MM, ImportedShot, key_poses
+
+
+def add_camera_move(
+    scene: bpy.types.Scene, shot: Shot, imported: ImportedShot, poses: cameras.Array, name: str
+) -> bpy.types.Object:
+    """Adds a camera to the shot's collection, keyed at every frame from the shot's first on.
+
+    Args:
+        poses: (F,4,4) relative to the source view at the first frame, as trajectories.py makes them.
+
+    Returns:
+        The camera, which is not made the scene's camera.
+    """
+    plate, geometry = shot.require_plate(), shot.require_geometry()
+    data = bpy.data.cameras.new(name)
+    camera = bpy.data.objects.new(name, data)
+    data.sensor_fit, data.sensor_width = "HORIZONTAL", SENSOR_WIDTH_MM
+    data.clip_start, data.clip_end = imported.camera_object.data.clip_start, imported.camera_object.data.clip_end
+    data.lens, data.shift_x, data.shift_y = cameras.blender_lens_from_intrinsics(
+        np.array(geometry.intrinsics), plate.width, plate.height, SENSOR_WIDTH_MM
+    )
+    for path in ("lens", "shift_x", "shift_y"):
+        data.keyframe_insert(path, frame=plate.first)
+    start = np.array(shot.source_pose(plate.first))
+    numbers = range(plate.first, plate.first + len(poses))
+    key_poses(camera, numbers, [cameras.blender_from_camera_to_world(start @ pose) for pose in poses])
+    imported.collection.objects.link(camera)
+    return camera
+
+
+def snap_camera_to_source(camera: bpy.types.Object, imported: ImportedShot, shot: Shot, frame: int) -> None:
+    """Puts a camera's place, direction and lens at the source view of a scene frame, and keys them there.
+
+    A path that starts like this is what the diffusion is anchored on. Constraints and parents of the camera
+    act as before: with them it may still end up elsewhere.
+    """
+    from mathutils import Matrix
+
+    numbers = shot.require_plate().numbers
+    pose = np.array(shot.source_pose(min(max(frame, numbers[0]), numbers[-1])))
+    camera.matrix_world = Matrix(cameras.blender_from_camera_to_world(pose).tolist())
+    rotation = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}
+    camera.keyframe_insert("location", frame=frame)
+    camera.keyframe_insert(rotation.get(camera.rotation_mode, "rotation_euler"), frame=frame)
+    source, data = imported.camera_object.data, camera.data
+    data.type = "PERSP"
+    for name in ("sensor_fit", "sensor_width", "sensor_height", "lens", "shift_x", "shift_y"):
+        setattr(data, name, getattr(source, name))
+    for path in ("lens", "shift_x", "shift_y"):
+        data.keyframe_insert(path, frame=frame)
