@@ -176,7 +176,7 @@ def _conditioning_scene(
     scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, include_cg: bool, engine: str
 ) -> Iterator[tuple[bpy.types.Scene, list[bpy.types.Material]]]:
     """(scene, the plate's materials in it): a scene that holds copies of the plate's objects, a camera and, if asked, links to the user's objects."""
-    plates = plate_objects(imported, scene)
+    plate, plates = shot.require_plate(), plate_objects(imported, scene)
     if not plates:
         raise Ex4dError(
             "take_incomplete",
@@ -213,7 +213,7 @@ def _conditioning_scene(
                     material = materials[original.name_full] = conditioning_material(original)
                     made.append(material)
                     if engine == "EEVEE":
-                        sample_exactly(material, ALBEDO_NODE)
+                        sample_exactly(material, ALBEDO_NODE, (plate.width, plate.height))
                 slot.link = "OBJECT"  # a slot of the copy, not of the mesh data that it shares with the original
                 slot.material = materials[original.name_full]
         for item in own:

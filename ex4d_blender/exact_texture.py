@@ -10,12 +10,16 @@ from __future__ import annotations
 import bpy
 
 
-def sample_exactly(material: bpy.types.Material, node_name: str) -> None:
-    """Replaces an image node of a material, which must have a linked `Vector`, by four of them and a blend."""
+def sample_exactly(material: bpy.types.Material, node_name: str, size: tuple[int, int]) -> None:
+    """Replaces an image node of a material, which must have a linked `Vector`, by four of them and a blend.
+
+    Args:
+        size: (width, height) of the image; Blender does not know a sequence's before it has shown a file of it.
+    """
     tree = material.node_tree
     texture = tree.nodes[node_name]
     coordinates = texture.inputs["Vector"].links[0].from_socket
-    width, height = texture.image.size
+    width, height = size
 
     def vector_math(operation: str, first: bpy.types.NodeSocket, *others: object) -> bpy.types.NodeSocket:
         node = tree.nodes.new("ShaderNodeVectorMath")

@@ -68,8 +68,6 @@ def load_take(scene: bpy.types.Scene, shot: Shot, take: Take, *, start_frame: in
         files = [take.file(layer, number) for number in take.numbers]
         strip = images(f"EX-4D {take.name} {layer}", files, channel + offset)
         strip.mute = True
-        if layer in ("mask", "matte", "depth"):
-            strip.colorspace_settings.name = "Non-Color"
         made.append(strip)
     result = strips.new_movie(
         f"EX-4D {take.name} result", str(take.result_file.absolute()), channel + 1 + len(layers), start

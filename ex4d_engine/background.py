@@ -12,8 +12,8 @@ from typing import Any, Self
 class BackgroundWriter:
     """Runs calls on a few threads (PNG and EXR encoders release Python's lock).
 
-    `submit` waits while too many are queued. The first failure is raised at the next `submit` or at the
-    end of the block, where all that was queued is finished.
+    `submit` waits while too many are queued. A failure is raised by the next `submit` after it, or at the
+    end of the block, where all that was queued is finished first.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -26,8 +26,15 @@ class BackgroundWriter:
         return self
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Queues `call(*arguments)`."""
-        while len(self._pending) >= self._limit:
+        """Queues `call(*arguments)`.
+
+        Raises:
+            Exception: what an earlier call raised.
+        """
+        for future in [future for future in self._pending if future.done()]:
+            self._pending.remove(future)
+            future.result()
+        if len(self._pending) >= self._limit:
             self._pending.pop(0).result()
         self._pending.append(self._pool.submit(call, *arguments))
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .camera_frame import Matrix, intrinsics_from, pose_from
 from .errors import Ex4dError
-from .shot import Matrix
 
 Array = NDArray[np.float64]
 
@@ -25,6 +25,7 @@ WORLD_TO_BLENDER: Array = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [
 # OpenCV camera axes ↔ OpenGL and Blender camera axes (its own inverse)
 FLIP_YZ: Array = np.diag([1.0, -1.0, -1.0, 1.0])
 
+NARROWEST_FOV_DEG, WIDEST_FOV_DEG = 0.1, 179.0  # a 20 m lens on full frame; beyond, focal lengths run out of range
 DEFAULT_FIELD_OF_VIEW_DEG = 50.0  # of the longer side; a 28–35 mm lens on a phone or full frame
 
 
@@ -32,10 +33,10 @@ def intrinsics_from_fov(width: int, height: int, fov_deg: float = DEFAULT_FIELD_
     """K (3,3) with square pixels and a centred axis; `fov_deg` is the angle of the longer side.
 
     Raises:
-        Ex4dError: `camera_invalid` unless 0 < fov_deg < 180.
+        Ex4dError: `camera_invalid` unless 0.1 <= fov_deg <= 179.
     """
-    if not 0.0 < fov_deg < 180.0:
-        raise Ex4dError("camera_invalid", f"A field of view of {fov_deg:g}° is impossible.", "Give 1° to 179°.")
+    if not NARROWEST_FOV_DEG <= fov_deg <= WIDEST_FOV_DEG:
+        raise Ex4dError("camera_invalid", f"A field of view of {fov_deg:g}° is impossible.", "Give 0.1° to 179°.")
     focal = 0.5 * max(width, height) / math.tan(math.radians(fov_deg) / 2)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=np.float64)
 
@@ -73,7 +74,10 @@ def pixel_rays(intrinsics: Array, columns: Array, rows: Array) -> Array:
 
 
 def project(points: Array, intrinsics: Array, camera_to_world: Array) -> tuple[Array, Array]:
-    """World points (..., 3) → image positions (..., 2) in pixels from the corner, and z depth (...)."""
+    """World points (..., 3) → image positions (..., 2) in pixels from the corner, and z depth (...).
+
+    Points with z <= 0 are not in front of the camera: their image positions mean nothing.
+    """
     world_to_camera = np.linalg.inv(camera_to_world)
     local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
     image = local @ np.asarray(intrinsics).T
@@ -105,14 +109,12 @@ def as_matrix(array: Array) -> Matrix:
 
 
 def check_camera(intrinsics: Array, camera_to_world: Array) -> None:
-    """Raises `camera_invalid` unless K is a perspective camera and the pose is a rotation and a place."""
-    if not (np.isfinite(intrinsics).all() and np.isfinite(camera_to_world).all()):
-        raise Ex4dError("camera_invalid", "A camera holds a value that is not a number.", "Check the camera's file.")
-    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or abs(intrinsics[2, 2] - 1) > 1e-9:
-        raise Ex4dError("camera_invalid", "A camera's focal length is not positive.", "Check the camera's file.")
-    rotation = camera_to_world[:3, :3]
-    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
-        raise Ex4dError("camera_invalid", "A camera's pose is not a rotation.", "Remove scale and mirroring from it.")
+    """Raises `camera_invalid` unless K (3,3) is a perspective camera and the pose (4,4) a rotation and a place."""
+    try:
+        intrinsics_from(as_matrix(intrinsics))
+        pose_from(as_matrix(camera_to_world))
+    except ValueError as error:
+        raise Ex4dError("camera_invalid", f"A camera cannot be used: {error}.", "Check the camera.") from error
 
 
 # ------------------------------------------------------------------------------------------- Blender
@@ -125,13 +127,26 @@ def blender_from_camera_to_world(camera_to_world: Array) -> Array:
 
 
 def camera_to_world_from_blender(matrix_world: Array) -> Array:
-    """`matrix_world` of a Blender camera → ours. A scale of the camera object means nothing and is dropped."""
+    """`matrix_world` of a Blender camera → ours. A scale of the camera object means nothing and is dropped.
+
+    Raises:
+        Ex4dError: `camera_unsupported` for a scale of zero, and for a mirrored or sheared camera, whose
+            image no turned camera gives.
+    """
     matrix = np.array(matrix_world, dtype=np.float64)
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-    if (lengths == 0).any():
+    if not (lengths > 0).all():
         raise Ex4dError("camera_unsupported", "The camera's scale is zero.", "Set the camera's scale to 1.")
     matrix[:3, :3] /= lengths
     result: Array = WORLD_TO_BLENDER.T @ matrix @ FLIP_YZ
+    try:
+        pose_from(as_matrix(result))
+    except ValueError as error:
+        raise Ex4dError(
+            "camera_unsupported",
+            f"The camera's place in Blender cannot be used: {error}.",
+            "Apply the scale of the camera and its parents, and make it positive.",
+        ) from error
     return result
 
 
@@ -182,37 +197,53 @@ def intrinsics_from_blender(
 
 
 def reference_extrinsics(camera_to_world: Array) -> Array:
-    """camera_to_world → the reference's `extrinsics`: OpenGL world-to-camera, in its OpenGL-like world.
+    """camera_to_world → the reference's `extrinsics`: world-to-camera with OpenGL camera axes.
 
-    Its camera files hold world-to-camera matrices whose rows 1 and 2 (y and z) are negated, while its
-    world is ours (x right, y down, z forward).
+    Only the camera's y and z (rows 1 and 2) are negated; its world is ours: x right, y down, z forward.
     """
     result: Array = FLIP_YZ @ np.linalg.inv(camera_to_world)
     return result
 
 
 def camera_to_world_from_reference(extrinsics: Array) -> Array:
-    """The inverse of `reference_extrinsics`; rows are re-orthonormalised as the file holds float32."""
+    """The inverse of `reference_extrinsics`; rows are re-orthonormalised as the file holds float32.
+
+    Raises:
+        Ex4dError: `camera_invalid` for a matrix that is no rotation and place, to 1e-3.
+    """
     world_to_camera = FLIP_YZ @ np.asarray(extrinsics, dtype=np.float64)
-    left, _, right = np.linalg.svd(world_to_camera[:3, :3])
-    world_to_camera[:3, :3] = left @ right
-    result: Array = np.linalg.inv(world_to_camera)
-    return result
+    rotation = world_to_camera[:3, :3]
+    if not (
+        np.isfinite(world_to_camera).all()
+        and np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
+        and np.linalg.det(rotation) > 0
+        and np.allclose(world_to_camera[3], [0, 0, 0, 1], atol=1e-6)
+    ):
+        raise Ex4dError(
+            "camera_invalid", "The extrinsics hold a matrix that is no rotation and place.", "Export the camera again."
+        )
+    left, _, right = np.linalg.svd(rotation)
+    camera_to_world = np.eye(4)
+    camera_to_world[:3, :3] = (left @ right).T
+    camera_to_world[:3, 3] = -camera_to_world[:3, :3] @ world_to_camera[:3, 3]
+    return camera_to_world
+
+
+# ---------------------------------------------------------------------------------------- rotations
 
 
 def slerp_rotations(first: Array, second: Array, weight: float) -> Array:
     """The rotation (3,3) a share `weight` of the way from `first` to `second`, by the shorter arc."""
     relative = first.T @ second
-    angle = math.acos(float(np.clip((np.trace(relative) - 1) / 2, -1, 1)))
-    if angle < 1e-9:
+    axis = np.array([relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]])
+    sine, cosine = float(np.linalg.norm(axis)), float(np.trace(relative)) - 1  # both times two
+    angle = math.atan2(sine, cosine)  # exact for small angles too, where acos of the trace is not
+    if angle < 1e-12:
         return first
-    if math.pi - angle < 1e-6:  # the axis from R − Rᵀ vanishes; R + I holds it instead
-        values = relative + np.eye(3)
-        axis = values[:, int(np.argmax(np.linalg.norm(values, axis=0)))]
-    else:
-        axis = np.array(
-            [relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]]
-        )
+    if sine < 1e-6:  # near half a turn this axis vanishes; R + Rᵀ + 2I is 4 times its outer product there
+        outer = relative + relative.T + 2 * np.eye(3)
+        column = outer[:, int(np.argmax(np.diag(outer)))]
+        axis = -column if float(column @ axis) < 0 else column
     return first @ rotation_about(axis, angle * weight)
 
 

@@ -79,7 +79,7 @@ def fill_from_other_frame(
 def fill_from_around(
     color: NDArray[np.uint8], mask: NDArray[np.uint8], depth: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Fills every remaining hole from its surroundings, the farther ones first.
+    """Fills every remaining hole from its surroundings: cracks from both sides, wider holes from the farther ones.
 
     Push–pull over an image pyramid (Gortler et al., The Lumigraph, 1996, §3.4.3) with weights that grow with
     depth: what a foreground hid is background, so the background's colours close the hole.
@@ -93,20 +93,60 @@ def fill_from_around(
     known = mask > 0
     if known.all() or not known.any():
         return color
-    # only what borders on a hole says anything about it, and there the farther side: a foreground's own inside
-    # must not leak out, nor the sky into a hole in the ground
-    longer = max(mask.shape)
-    band = known & (cv2.dilate((~known).astype(np.uint8), _square(BAND_SHARE * longer)) > 0)
+    wide = cv2.morphologyEx((~known).astype(np.uint8), cv2.MORPH_OPEN, np.ones((CRACK_PX, CRACK_PX), np.uint8))
+    cracks = ~known & (cv2.dilate(wide, _square(CRACK_PX / 2)) == 0)
+    filled = color
+    if cracks.any():
+        # a crack opens inside a surface as often as beside one: what lies on both its sides is the better guess
+        near_crack = known & (cv2.dilate(cracks.astype(np.uint8), _square(CRACK_PX)) > 0)
+        filled = _pasted(filled, _push_pull(filled.astype(np.float32), near_crack.astype(np.float32)), cracks)
+        known = known | cracks
+    if known.all():
+        return filled
+    smooth = _push_pull(filled.astype(np.float32), _background_weight(known, cracks, depth))
+    return _pasted(filled, smooth, ~known)
+
+
+def _background_weight(
+    known: NDArray[np.bool_], cracks: NDArray[np.bool_], depth: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(H,W) how much a pixel says about the holes beside it: 1, or next to nothing for a foreground.
+
+    Only what borders on a hole counts: a foreground's own inside must not leak out, nor the sky into a hole in
+    the ground. The background of a place is the farthest around it, or what a fifth of the hole's border lies
+    behind, where that is farther: beside a wide foreground there is nothing else near.
+    """
+    longer = max(known.shape)
+    hole = (~known).astype(np.uint8)
+    band = known & ~cracks & (cv2.dilate(hole, _square(BAND_SHARE * longer)) > 0)
     z = np.where(band, depth, 0).astype(np.float32)
-    background = cv2.dilate(z, _square(SURROUND_SHARE * longer))
-    foreground = z < FOREGROUND_SHARE * background
-    weight = np.where(band, np.where(foreground, 1e-9, 1.0), 0).astype(np.float32)
+    background = np.maximum(cv2.dilate(z, _square(SURROUND_SHARE * longer)), _border_depth(hole, z))
+    # a steep slope and no step, as a surface near the limit would flicker from frame to frame
+    nearness = np.minimum(z / np.maximum(FOREGROUND_SHARE * background, 1e-20), 1.0)
+    weight = np.maximum(nearness.astype(np.float64) ** 48, 1e-9)
     # colours at a hole's very edge are mixed with the other side's by the lens: they do not start the fill
     trusted = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
-    weight *= np.where(trusted > 0, 1.0, 1e-4).astype(np.float32)
-    smooth = _push_pull(color.astype(np.float32), weight)
-    filled = np.where(known[..., None], color, np.clip(np.rint(smooth), 0, 255).astype(np.uint8))
-    return filled
+    return np.where(band, weight * np.where(trusted > 0, 1.0, 1e-4), 0).astype(np.float32)
+
+
+def _border_depth(hole: NDArray[np.uint8], z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H,W) the depth behind which a fifth of the border of the hole nearest to a pixel lies. z: 0 off the borders."""
+    count, holes = cv2.connectedComponents(hole, connectivity=8)
+    _, nearest = cv2.distanceTransformWithLabels(1 - hole, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    at_hole = np.zeros(int(nearest.max()) + 1, np.int32)
+    at_hole[nearest[hole > 0]] = holes[hole > 0]
+    owner = at_hole[nearest]
+    on_border = np.flatnonzero(z)
+    order = on_border[np.lexsort((z.ravel()[on_border], owner.ravel()[on_border]))]
+    sizes = np.bincount(owner.ravel()[order], minlength=count)
+    picked = np.cumsum(sizes) - sizes + sizes * 4 // 5
+    depths = np.zeros(count, np.float32)
+    depths[sizes > 0] = z.ravel()[order[picked[sizes > 0]]]
+    return depths[owner]
+
+
+def _pasted(color: NDArray[np.uint8], fill: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(where[..., None], np.clip(np.rint(fill), 0, 255).astype(np.uint8), color)
 
 
 def _push_pull(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:

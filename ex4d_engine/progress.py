@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Protocol
 
@@ -55,13 +54,18 @@ class Terminal(Silent):
         super().__init__()
         self._bar: tqdm | None = None
         self._stage = ""
-        self._started = time.monotonic()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        if stage != self._stage or self._bar is None:
+        if stage != self._stage:
             self.close()
+        elif self._bar is None and done >= total:
+            return  # said again that it is finished
+        if self._bar is None:
+            # a resumed stage begins in the middle: what was there before says nothing about its speed
+            self._bar = tqdm(
+                total=total, initial=done, desc=f"{stage:<22}", unit="frame", file=sys.stderr, dynamic_ncols=True
+            )
             self._stage = stage
-            self._bar = tqdm(total=total, desc=f"{stage:<22}", unit="frame", file=sys.stderr, dynamic_ncols=True)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
         if done >= total:
@@ -74,4 +78,3 @@ class Terminal(Silent):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-            self._stage = ""

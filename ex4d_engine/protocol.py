@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Final
 
 from .errors import ERROR_CODES, Ex4dError
-from .json_fields import as_number, as_text, parse_json, to_json
+from .json_fields import as_number, as_text, mapping, parse_json, to_json
 
 PROTOCOL_VERSION: Final = 1
 METHODS: Final = ("reconstruct", "render", "generate", "ping")
@@ -135,12 +135,6 @@ def _number_or_none(value: Any, name: str) -> float | None:
     return None if value is None else as_number(value, name)
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not an object")
-    return value
-
-
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{name} is not a list")
@@ -162,7 +156,7 @@ _READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "int": _whole,
     "str": as_text,
     "float | None": _number_or_none,
-    "dict[str, Any]": _object,
+    "dict[str, Any]": mapping,
     "tuple[str, ...]": _texts,
     "tuple[float, float]": _two_numbers,
 }
@@ -190,7 +184,7 @@ def decode(line: bytes) -> Message:
     if len(line) > MAX_LINE_BYTES:
         raise _bad(f"a line of {len(line)} bytes")
     try:
-        document = _object(parse_json(line), "the line")
+        document = mapping(parse_json(line), "the line")
         name = as_text(document.get("type"), "type")
         if name not in _TYPES:
             raise ValueError(f"there is no type {name[:40]!r}")

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Camera paths: real moves in real degrees, and camera files. numpy only: shared with the add-on.
 
-A path is a list of `CameraFrame`s, one an output frame, for any number of frames. Every path starts at
-the source view unless it is asked not to, as video diffusion is anchored on the first frame. The
-reference's own presets are in reference_paths.py.
+A path is a list of `CameraFrame`s, one an output frame, for any number of frames. Every move starts at the
+source view, as video diffusion is anchored on the first frame. The reference's own presets are in
+reference_paths.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,18 +19,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import json_fields as fields
+from .camera_frame import CameraFrame, camera_frame_document, camera_frame_from, intrinsics_from, pose_from
 from .cameras import (
     as_matrix,
     camera_to_world_from_reference,
-    check_camera,
     fitted_intrinsics,
     reference_extrinsics,
     rotation_about,
     slerp_rotations,
 )
 from .errors import Ex4dError
-from .files import atomic_path, explain_os_error, write_text
-from .shot import CameraFrame, Shot, camera_frame_document, camera_frame_from
+from .files import atomic_path, explain_os_error, write_bytes
+from .shot import Shot
 
 Array = NDArray[np.float64]
 TRAJECTORY_SCHEMA = "ex4d.trajectory/1"
@@ -60,12 +62,18 @@ class Trajectory:
 
 
 # ------------------------------------------------------------------------------------ pure geometry
-# Each function gives poses relative to the first frame's camera: (F,4,4), the first one identity.
+# Moves are poses relative to the source camera: (F,4,4), the first one identity. A spline starts at its first key.
+# Any number of frames from one on gives the same move, ends included; a single frame is its start.
 
 
 def ease(count: int, smooth: bool = True) -> Array:
-    """(count,) from 0 to 1; smooth: slow start and end (3t² − 2t³), so that a move can be cut to."""
-    linear = np.linspace(0.0, 1.0, count) if count > 1 else np.zeros(1)
+    """(count,) from 0 to 1; smooth: slow start and end (3t² − 2t³), so that a move can be cut to.
+
+    Raises:
+        Ex4dError: `camera_invalid` for fewer frames than one, as from all moves below.
+    """
+    _check_count(count)
+    linear = np.linspace(0.0, 1.0, count)
     return linear * linear * (3 - 2 * linear) if smooth else linear
 
 
@@ -73,8 +81,8 @@ def orbit(count: int, degrees: float, pivot_z: float, *, pitch_deg: float = 0.0,
     """Poses (count,4,4) turning by `degrees` about a pivot at (0, 0, pivot_z), always looking at it.
 
     Args:
-        degrees: the angle between the first and the last line of sight, −90 … 90; positive moves the
-            camera to the right (+x).
+        degrees: the turn about the vertical axis, −90 … 90; positive moves the camera to the right (+x).
+            Without pitch it is the angle between the first and the last line of sight.
         pitch_deg: rise above the pivot at the end of the path, −80 … 80; positive is up.
 
     Raises:
@@ -84,8 +92,7 @@ def orbit(count: int, degrees: float, pivot_z: float, *, pitch_deg: float = 0.0,
         raise Ex4dError("camera_invalid", f"An orbit of {degrees:g}° is out of range.", "Give −90 to 90 degrees.")
     if not -80 <= pitch_deg <= 80:
         raise Ex4dError("camera_invalid", f"A pitch of {pitch_deg:g}° is out of range.", "Give −80 to 80 degrees.")
-    if not (math.isfinite(pivot_z) and pivot_z > 0):
-        raise Ex4dError("camera_invalid", "The orbit's pivot is not in front of the camera.", "Give a positive depth.")
+    _check_pivot(pivot_z)
     pivot = np.array([0.0, 0.0, pivot_z])
     poses = np.tile(np.eye(4), (count, 1, 1))
     for index, share in enumerate(ease(count, smooth)):
@@ -110,15 +117,17 @@ def truck(count: int, distance: float, *, smooth: bool = True) -> Array:
 
 def crane(count: int, height: float, pivot_z: float, *, smooth: bool = True) -> Array:
     """Poses (count,4,4) rising by `height` scene units (positive is up) while looking at (0, 0, pivot_z)."""
+    _check_pivot(pivot_z)
     poses = _shifted(count, np.array([0.0, -height, 0.0]), smooth)
     for pose in poses:
-        poses_tilt = math.atan2(-pose[1, 3], pivot_z)
-        pose[:3, :3] = rotation_about([1, 0, 0], -poses_tilt)
+        tilt = math.atan2(pose[1, 3], pivot_z)  # negative above the axis, which turns the view down
+        pose[:3, :3] = rotation_about([1, 0, 0], tilt)
     return poses
 
 
 def still(count: int) -> Array:
     """Poses (count,4,4) that do not move: the source view."""
+    _check_count(count)
     return np.tile(np.eye(4), (count, 1, 1))
 
 
@@ -127,48 +136,69 @@ def spline(keys: Sequence[tuple[float, Array]], count: int) -> Array:
 
     Args:
         keys: (time, camera_to_world (4,4)) with strictly rising times; at least two. Frames are spread
-            evenly from the first time to the last, and pass each key exactly at its time.
+            evenly from the first time to the last, and a frame at a key's time has that key's pose.
+
+    Raises:
+        Ex4dError: `no_camera` for fewer keys or times that do not rise; `camera_invalid` for a key that is
+            no rotation and place.
     """
+    _check_count(count)
     times = np.array([time for time, _ in keys], dtype=np.float64)
-    if len(keys) < 2 or not (np.diff(times) > 0).all():
+    if len(keys) < 2 or not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise Ex4dError("no_camera", "A spline needs two or more keys at rising times.", "Set more camera keys.")
+    for time, pose in keys:
+        try:
+            pose_from(as_matrix(pose))
+        except ValueError as error:
+            raise Ex4dError(
+                "camera_invalid", f"The key at {time:g} cannot be used: {error}.", "Set it anew."
+            ) from error
     poses = np.array([pose for _, pose in keys], dtype=np.float64)
     places = poses[:, :3, 3]
+    # the neighbours that the ends lack: mirrored, which keeps a straight path straight
+    places = np.concatenate([[2 * places[0] - places[1]], places, [2 * places[-1] - places[-2]]])
     result = np.tile(np.eye(4), (count, 1, 1))
     for index, time in enumerate(np.linspace(times[0], times[-1], count)):
         left = int(np.clip(np.searchsorted(times, time, side="right") - 1, 0, len(times) - 2))
         weight = float((time - times[left]) / (times[left + 1] - times[left]))
-        around = [places[int(np.clip(left + offset, 0, len(places) - 1))] for offset in (-1, 0, 1, 2)]
-        result[index, :3, 3] = _catmull_rom(around, weight)
+        result[index, :3, 3] = _catmull_rom(places[left : left + 4], weight)
         result[index, :3, :3] = slerp_rotations(poses[left, :3, :3], poses[left + 1, :3, :3], weight)
     return result
 
 
 def _shifted(count: int, offset: Array, smooth: bool) -> Array:
+    shares = ease(count, smooth)
+    if not np.isfinite(offset).all():
+        raise Ex4dError("camera_invalid", "A camera cannot move by an endless distance.", "Give a number.")
     poses = np.tile(np.eye(4), (count, 1, 1))
-    poses[:, :3, 3] = ease(count, smooth)[:, None] * offset
+    poses[:, :3, 3] = shares[:, None] * offset
     return poses
 
 
-def _catmull_rom(points: Sequence[Array], weight: float) -> Array:
-    """A place between points[1] and points[2] (Barry and Goldman's form, centripetal: no loops or cusps)."""
-    first, start, end, last = points
-    # at either end of the path a neighbour is missing: mirror, which keeps a straight path straight
-    first = 2 * start - end if np.array_equal(first, start) else first
-    last = 2 * end - start if np.array_equal(last, end) else last
-    knots = [0.0]
-    for one, two in ((first, start), (start, end), (end, last)):
-        knots.append(knots[-1] + max(float(np.linalg.norm(two - one)) ** 0.5, 1e-9))
+def _catmull_rom(points: Array, weight: float) -> Array:
+    """A place between points[1] and points[2] of (4,3): Barry and Goldman's form, centripetal: no loops or cusps."""
+    spans = np.sqrt(np.linalg.norm(np.diff(points, axis=0), axis=1))
+    if spans[1] == 0:
+        return points[1]  # the camera holds its place
+    # a held place beside this span: no span of time there, so the move starts or ends at rest
+    knots = np.concatenate([[0.0], np.cumsum(np.maximum(spans, 1e-6 * spans[1]))])
     time = knots[1] + weight * (knots[2] - knots[1])
 
-    def between(one: Array, two: Array, low: float, high: float) -> Array:
-        return one + (two - one) * ((time - low) / (high - low))
+    def between(one: Array, two: Array, low: int, high: int) -> Array:
+        return one + (two - one) * ((time - knots[low]) / (knots[high] - knots[low]))
 
-    a, b, c = (
-        between(points_, next_, knots[i], knots[i + 1])
-        for i, (points_, next_) in enumerate(((first, start), (start, end), (end, last)))
-    )
-    return between(between(a, b, knots[0], knots[2]), between(b, c, knots[1], knots[3]), knots[1], knots[2])
+    a, b, c = (between(points[i], points[i + 1], i, i + 1) for i in range(3))
+    return between(between(a, b, 0, 2), between(b, c, 1, 3), 1, 2)
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise Ex4dError("camera_invalid", f"A path of {count} frames is impossible.", "Give 1 or more.")
+
+
+def _check_pivot(pivot_z: float) -> None:
+    if not (math.isfinite(pivot_z) and pivot_z > 0):
+        raise Ex4dError("camera_invalid", "The pivot is not in front of the camera.", "Give a positive depth.")
 
 
 # --------------------------------------------------------------------------------------- on a shot
@@ -183,6 +213,9 @@ def along(shot: Shot, poses: Array, *, frozen: int | None = None, size: tuple[in
     Args:
         frozen: a shot frame number that is seen all the time (bullet time), from which the path starts.
         size: output (width, height); the plate's by default.
+
+    Raises:
+        Ex4dError: `camera_invalid` for a frozen frame that the shot does not hold; `shot_missing`.
     """
     plate, geometry = shot.require_plate(), shot.require_geometry()
     numbers = plate.numbers
@@ -239,7 +272,7 @@ def save_trajectory(trajectory: Trajectory, path: Path) -> None:
         "fps": str(trajectory.fps),
         "frames": [camera_frame_document(frame) for frame in trajectory.frames],
     }
-    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_bytes(path, fields.to_json(document, indent=1) + b"\n")
 
 
 def load_trajectory(path: Path, *, shot: Shot) -> Trajectory:
@@ -252,7 +285,7 @@ def load_trajectory(path: Path, *, shot: Shot) -> Trajectory:
         trajectory = _load_reference(path, shot) if path.suffix.lower() == ".npz" else _load_json(path)
     except OSError as error:
         raise explain_os_error(error, path) from error
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, *_DAMAGED_NPZ) as error:
         raise Ex4dError(
             "camera_invalid", f"{path} is not a camera file: {error}.", "Export the camera again."
         ) from error
@@ -260,7 +293,6 @@ def load_trajectory(path: Path, *, shot: Shot) -> Trajectory:
         raise Ex4dError("no_camera", f"{path} holds no cameras.", "Export the camera again.")
     numbers = shot.require_plate().numbers
     for frame in trajectory.frames:
-        check_camera(np.array(frame.intrinsics), np.array(frame.camera_to_world))
         if frame.source not in numbers:
             raise Ex4dError(
                 "camera_invalid",
@@ -273,43 +305,58 @@ def load_trajectory(path: Path, *, shot: Shot) -> Trajectory:
 def save_reference_npz(trajectory: Trajectory, path: Path) -> None:
     """Writes the reference's camera file: extrinsics (F,4,4) float32 and one intrinsics (3,3) float32.
 
-    K loses its half-pixel here: the reference puts pixel centres at whole numbers.
+    K goes as it is: the reference too draws with its principal point at W/2, the middle of the image. Half
+    a pixel is lost where it takes the plate apart, not in its cameras. Its world is the shot's.
+
+    Raises:
+        Ex4dError: `camera_unsupported` for a lens that changes, as the file holds one for all frames.
     """
+    if not trajectory.frames:
+        raise Ex4dError("no_camera", "The camera path has no frames.", "Give the camera at least one frame.")
+    intrinsics = trajectory.frames[0].intrinsics
+    if any(frame.intrinsics != intrinsics for frame in trajectory.frames):
+        raise Ex4dError(
+            "camera_unsupported",
+            "The lens changes along the path; the reference's camera file holds one lens.",
+            "Save the camera as .json.",
+        )
     poses = [reference_extrinsics(np.array(frame.camera_to_world)) for frame in trajectory.frames]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             extrinsics=np.array(poses, dtype=np.float32),
-            intrinsics=np.array(trajectory.frames[0].intrinsics, dtype=np.float32),
+            intrinsics=np.array(intrinsics, dtype=np.float32),
         )
 
 
 def _load_json(path: Path) -> Trajectory:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or document.get("schema") != TRAJECTORY_SCHEMA:
+    document = fields.mapping(fields.parse_json(path.read_bytes()), "the document")
+    if document.get("schema") != TRAJECTORY_SCHEMA:
         raise ValueError(f"its schema is not {TRAJECTORY_SCHEMA}")
-    width, height = (int(value) for value in document["size"])
-    fps = Fraction(str(document["fps"]))
-    if width < 1 or height < 1 or fps <= 0:
-        raise ValueError("its size or rate is not positive")
-    return Trajectory(tuple(camera_frame_from(frame) for frame in document["frames"]), (width, height), fps)
+    frames = tuple(camera_frame_from(frame) for frame in fields.items(document, "frames"))
+    return Trajectory(frames, fields.size(document, "size"), fields.rate(document, "fps"))
+
+
+# what numpy and zipfile raise for a file that is cut, encrypted or no .npz at all, besides ValueError and OSError
+_DAMAGED_NPZ = (
+    EOFError, KeyError, TypeError, NotImplementedError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def _load_reference(path: Path, shot: Shot) -> Trajectory:
     plate = shot.require_plate()
     with np.load(path, allow_pickle=False) as data:
-        extrinsics, intrinsics = np.array(data["extrinsics"], dtype=np.float64), np.array(data["intrinsics"])
+        extrinsics, intrinsics = (np.array(data[name], dtype=np.float64) for name in ("extrinsics", "intrinsics"))
     if extrinsics.ndim != 3 or extrinsics.shape[1:] != (4, 4) or intrinsics.shape != (3, 3):
         raise ValueError(f"extrinsics {extrinsics.shape}, intrinsics {intrinsics.shape}; wanted (F, 4, 4) and (3, 3)")
-    if not np.isfinite(extrinsics).all():
-        raise ValueError("extrinsics hold values that are not finite")
+    lens = intrinsics_from(as_matrix(intrinsics))
     # the file says no size: its principal point is the centre of the frame it was made for
-    size = (max(1, round(2 * float(intrinsics[0, 2]))), max(1, round(2 * float(intrinsics[1, 2]))))
+    size = fields.size({"size": [round(2 * lens[0][2]), round(2 * lens[1][2])]}, "size")
     numbers = plate.numbers
     frames = tuple(
         CameraFrame(
             numbers[min(index, len(numbers) - 1)],
-            as_matrix(intrinsics),
+            lens,
             as_matrix(camera_to_world_from_reference(pose)),
         )
         for index, pose in enumerate(extrinsics)

@@ -10,8 +10,9 @@ from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
 from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take
-from .. import take_list
+from .. import sequencer, take_list
 from ..camera_sampling import camera_frames, is_animated
+from ..compat import sequencer_scene
 from ..conditioning import conditioning_steps
 from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
 from ..job_run import EngineRequest, JobRun, Steps
@@ -55,9 +56,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         # looked up again: the user may have undone or loaded things while the engine worked
         scene = bpy.data.scenes[scene_name]
         take = load_take(load_shot(shot.root), result["take"])
-        from .. import sequencer
-
-        sequencer.load_take(scene, shot, take)
+        run.logs += sequencer.load_take(sequencer_scene(context), shot, take).notes
         take_list.refresh(scene, take.name)
         return f"{take.name} is finished ({preset}) and loaded into the sequencer: {result['result']}"
 

@@ -9,7 +9,8 @@ import bpy
 from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
-from .. import take_list
+from .. import sequencer, take_list
+from ..compat import sequencer_scene
 from ..current_shot import open_shot, open_take, why_no_shot, why_no_take
 from ..jobs import Explained
 
@@ -49,9 +50,8 @@ class EX4D_OT_load_take(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         shot = open_shot(context.scene)
         take = open_take(context.scene, shot, self.take)
-        from .. import sequencer
-
-        sequencer.load_take(context.scene, shot, take)
+        for note in sequencer.load_take(sequencer_scene(context), shot, take).notes:
+            self.report({"WARNING"}, note)
         return f"{take.name} is loaded into the sequencer"
 
 

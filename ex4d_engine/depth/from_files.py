@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -126,7 +126,7 @@ class DepthFromFiles:
             height, width = z.shape
             if (width, height) != size:
                 if not said:
-                    reporter.log(f"Depth is {width}×{height}, the clip {size[0]}×{size[1]}: resampled to the clip's size.")
+                    reporter.log(f"Depth of {width}×{height} is resampled to the clip's {size[0]}×{size[1]}.")
                     said = True
                 z = resample_depth(z, size)
             if not np.isfinite(z).any():
@@ -138,15 +138,17 @@ class DepthFromFiles:
             yield DepthFrame(z)
             reporter.progress("depth", done, raw.count)
 
-    def _z(self, values: npt.NDArray[np.generic], label: str) -> Array:
+    def _z(self, values: npt.NDArray[Any], label: str) -> Array:
         """z of one raw map; negative and zero depth becomes NaN, zero disparity infinitely far."""
         full = float(np.iinfo(values.dtype).max) if np.issubdtype(values.dtype, np.integer) else None
         v = values.astype(np.float32)
         near, far = self.near, self.far
         if self.meaning == "z":
             if full is not None:
-                ranged = near is not None and far is not None
-                v = near + v / full * (far - near) if ranged else np.where(v > 0, v * self.unit, np.nan)
+                if near is not None and far is not None:
+                    v = near + v / full * (far - near)
+                else:
+                    v = v * self.unit
         elif self.meaning == "disparity":
             with np.errstate(divide="ignore"):
                 v = np.where(v >= 0, 1.0 / np.maximum(v, 0), np.nan)

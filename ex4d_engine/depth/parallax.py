@@ -38,7 +38,7 @@ class Parallax:
 
 def measure_parallax(flow: Array, inverse_z: Array) -> Parallax:
     """Inverse depth from flow (h, w, 2) in pixels and a guess of it (h, w)."""
-    turn, shift, focal = _motion_basis(flow.shape[0], flow.shape[1])
+    turn, shift = _motion_basis(flow.shape[0], flow.shape[1])
     camera = _camera_motion(flow, inverse_z)
     rotated = flow - turn @ camera[3:]
     along = (shift @ camera[:3]).astype(np.float32)
@@ -55,7 +55,7 @@ def measure_parallax(flow: Array, inverse_z: Array) -> Parallax:
 
 def _camera_motion(flow: Array, inverse_z: Array) -> npt.NDArray[np.float64]:
     """(6,) translation and rotation between the frames, from every pixel that agrees with most others."""
-    turn, shift, _ = _motion_basis(flow.shape[0], flow.shape[1])
+    turn, shift = _motion_basis(flow.shape[0], flow.shape[1])
     every = (slice(None, None, 3), slice(None, None, 3))
     basis = np.concatenate([shift[every] * inverse_z[every][..., None, None], turn[every]], axis=3).reshape(-1, 2, 6)
     target = flow[every].reshape(-1, 2).astype(np.float64)
@@ -74,7 +74,7 @@ def _camera_motion(flow: Array, inverse_z: Array) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=2)
-def _motion_basis(h: int, w: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+def _motion_basis(h: int, w: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Flow in pixels per unit of rotation (h, w, 2, 3), and of translation times inverse depth (h, w, 2, 3)."""
     focal = _FOCAL_IN_LONG_SIDES * max(h, w)
     y, x = np.mgrid[:h, :w]
@@ -82,4 +82,4 @@ def _motion_basis(h: int, w: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[
     one, zero = np.ones_like(x), np.zeros_like(x)
     turn = np.stack([np.stack([x * y, -(1 + x * x), y], -1), np.stack([1 + y * y, -x * y, -x], -1)], axis=2)
     shift = np.stack([np.stack([one, zero, -x], -1), np.stack([zero, one, -y], -1)], axis=2)
-    return focal * turn, focal * shift, focal
+    return focal * turn, focal * shift

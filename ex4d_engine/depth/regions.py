@@ -32,7 +32,6 @@ class Regions:
     def area(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.labels.ravel(), minlength=self.count)
 
-
     def occupied(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Which rows (count, h) and which columns (count, w) each region has pixels in."""
         h, w = self.labels.shape
@@ -46,10 +45,8 @@ class Regions:
         borders = cv2.morphologyEx(self.labels.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
         return np.where(borders, 1e-3, 1.0).astype(np.float32)
 
-    def smoothed(
-        self, values: Array, lab: Array, contrast: float, fixed: npt.NDArray[np.bool_] | None = None
-    ) -> Array:
-        """Values (count,), but for `fixed` ones, drawn towards those of neighbours of the same colour, small regions the most.
+    def smoothed(self, values: Array, lab: Array, contrast: float, fixed: npt.NDArray[np.bool_] | None = None) -> Array:
+        """Values (count,), but for `fixed` ones, drawn towards like-coloured neighbours', small regions the most.
 
         The minimum of Σ area (x − value)² + Σ border (x − x')², borders weighted by likeness of colour.
         """

@@ -58,7 +58,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def load_transformer(path: Path, config: Mapping[str, Any]) -> Ex4dTransformer3DModel:
     """The transformer of an original Wan file (or folder of shards), in the file's precision, on the CPU."""
-    return _filled(lambda: Ex4dTransformer3DModel.from_config(dict(config)), _transformer_tensors(path), path)
+    tensors = convert_wan_transformer_to_diffusers(read_tensors(path))
+    return _filled(lambda: Ex4dTransformer3DModel.from_config(dict(config)), tensors, path)
 
 
 def load_vae(path: Path, config: Mapping[str, Any]) -> AutoencoderKLWan:
@@ -106,7 +107,10 @@ def load_adapter(path: Path, transformer: Ex4dTransformer3DModel, adapter_name: 
 def save_adapter(
     path: Path, transformer: Ex4dTransformer3DModel, camera_encoder: CameraEncoder, adapter_name: str = ADAPTER_NAME
 ) -> None:
-    """Writes LoRA and camera encoder as one safetensors file, with the names of the published checkpoint."""
+    """Writes LoRA and camera encoder as one safetensors file, with the names of the published checkpoint.
+
+    The format has no place for alpha, so the LoRA must have been trained with alpha = rank.
+    """
     tensors = {
         original_lora_name(name): value
         for name, value in get_peft_model_state_dict(transformer, adapter_name=adapter_name).items()
@@ -199,10 +203,6 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
 
 
 # --- fit ----------------------------------------------------------------------------------------------------------
-
-
-def _transformer_tensors(path: Path) -> Tensors:
-    return convert_wan_transformer_to_diffusers(read_tensors(path))
 
 
 def _filled(build: Callable[[], Module], tensors: Tensors, path: Path) -> Module:

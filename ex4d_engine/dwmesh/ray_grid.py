@@ -62,7 +62,7 @@ def ray_grid(width: int, height: int, intrinsics: NDArray[np.float64], far: floa
     pinned[[0, -1], :] = pinned[:, [0, -1]] = far
     uv = np.stack(np.broadcast_arrays(across[None, :] / width, down[:, None] / height), axis=-1)
     pixels = np.stack(np.broadcast_arrays(pixel_columns[None, :], pixel_rows[:, None])[::-1], axis=-1)
-    axis = pixel_rays(intrinsics, np.float64(width / 2), np.float64(height / 2))
+    axis = pixel_rays(intrinsics, np.array(width / 2), np.array(height / 2))
     return RayGrid(
         topology=closed_grid(rows, columns),
         rays=np.concatenate([rays.reshape(-1, 3), axis[None]]).astype(np.float32),

@@ -19,6 +19,8 @@ from ..errors import Ex4dError
 from . import Rendering
 
 FAR_SHARE = 1e3  # the depth range ends this many times beyond the mesh: nothing is ever clipped far
+_EGL: dict[str, Any] = {"backend": "egl"}
+_RUNTIME_NAMES: dict[str, Any] = {"libgl": "libGL.so.1", "libegl": "libEGL.so.1"}
 _SHADERS = Path(__file__).parent
 
 
@@ -42,9 +44,9 @@ def open_context() -> moderngl.Context:
 def _linux_context() -> moderngl.Context:
     # glcontext looks for the bare names that only development packages hold; name the runtime's as well
     try:
-        return moderngl.create_standalone_context(require=330, backend="egl", libgl="libGL.so.1", libegl="libEGL.so.1")
+        return moderngl.create_standalone_context(require=330, **_EGL, **_RUNTIME_NAMES)
     except Exception:  # as above
-        return moderngl.create_standalone_context(require=330, backend="egl")
+        return moderngl.create_standalone_context(require=330, **_EGL)
 
 
 @cache

@@ -22,7 +22,7 @@ from ..composite import composite, match_colour, soft_matte
 from ..dwmesh.ray_grid import load_ray_grid
 from ..errors import Ex4dError
 from ..files import link_or_copy, prepare_folder
-from ..image_files import read_exr, read_png, write_png
+from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster import make_raster
@@ -142,8 +142,9 @@ def _preview_frame(
     if meshes is None:
         depth = read_exr(depth_file) if depth_file.is_file() else np.ones(mask.shape, np.float32)
         return fill_from_around(color, mask, depth)
-    # conditioning rendered in Blender brings no depth of its own
-    depth = read_exr(depth_file) if depth_file.is_file() else meshes.draw(camera.source, camera, size).depth
+    if not depth_file.is_file():  # conditioning rendered in Blender brings no depth of its own
+        write_exr_depth(depth_file, meshes.draw(camera.source, camera, size).depth)
+    depth = read_exr(depth_file)
     mask = without_fringe(mask, depth)
     # nearest moments first: light and clouds have changed the least
     for other in sorted(other_moments(shot), key=lambda moment: abs(moment - camera.source)):
@@ -234,6 +235,9 @@ def _composite_frame(take: Take, number: int) -> tuple[NDArray[np.uint8], NDArra
     """Matte and result of one frame."""
     plate, mask = read_png(take.file("color", number)), read_png(take.file("mask", number))
     generated = match_colour(read_png(take.file("generated", number)), plate, mask)
+    depth_file = take.file("depth", number)
+    if depth_file.is_file():  # mixed colours along a silhouette would come back as a halo
+        mask = without_fringe(mask, read_exr(depth_file))
     matte = soft_matte(mask)
     return matte, composite(generated, plate, matte)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A drawn outdoor shot with known depth: sky, textured ground, a far wall and two crates, a camera that tracks right."""
+"""A drawn outdoor shot with known depth: sky, textured ground, a wall, two crates, a camera that tracks right."""
 
 from __future__ import annotations
 
