@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Colour and mask of a take drawn by Blender: for a mesh that the user edited, or with the user's own objects.
 
-It is drawn in a scene of its own that exists only meanwhile. The plate's objects are copied into it and the
-user's objects are linked; the user's scene, camera, visibility, materials and render settings are never
-touched, so that nothing has to be put back, whatever fails.
+Each frame is drawn in a scene of its own that exists only meanwhile. The plate's objects are copied into it and
+the user's objects are linked; the user's scene, camera, visibility, materials and render settings are never
+touched, so that nothing has to be put back, whatever fails. Between two frames nothing of ours is in the file:
+the user may save, undo or go on working.
 
 One render gives both pictures: unseen faces are held out, so alpha is the mask. The sample lies at the pixel's
 centre, alpha is therefore 0 or 255. Workbench is faster but cannot do this: it draws one texture and nothing
@@ -21,13 +22,14 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.files import prepare_folder
 from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
-from .mesh_import import ImportedShot, plate_objects
+from .mesh_import import ImportedShot, find_imported, plate_objects
 from .pixel_files import read_rgba, write_png
 from .exact_texture import sample_exactly
 from .plate_material import ALBEDO_NODE, AT_VERTEX, conditioning_material, is_plate_material, set_vertex_reach
@@ -93,44 +95,26 @@ def conditioning_steps(
 ) -> Steps:
     """`render_conditioning` a frame at a time, for a modal operator: yields (done, total), returns the take.
 
-    Close the generator to stop; that removes the temporary scene too.
+    The generator may be dropped at any step: finished frames stay and nothing else is left.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}, not one of {ENGINES}")
     if engine == "EEVEE" and not compat.can_draw_opengl():
         raise Ex4dError("no_opengl", "EEVEE needs OpenGL, and libEGL is not installed.", "Choose Cycles instead.")
     started = time.monotonic()
-    total = len(take.frames)
+    scene_name, total = scene.name, len(take.frames)
     todo = [
         (number, frame)
         for number, frame in zip(take.numbers, take.frames, strict=True)
         if not all(take.file(layer, number).is_file() for layer in LAYERS)
     ]
     prepare_folder(take.root, need_bytes=len(todo) * take.width * take.height * BYTES_PER_PIXEL)
-    size = (take.width, take.height)
-    with (
-        tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
-        _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
-    ):
-        stage.render.resolution_x, stage.render.resolution_y = size
-        still = Path(folder) / "still.png"
-        stage.render.filepath = str(still)
-        for index, (number, camera) in enumerate(todo):
-            stage.frame_set(_scene_frame(shot, number, camera))
-            set_camera(stage, stage.camera, camera, size)
-            _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
-            reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else AT_VERTEX
-            for material in materials:
-                set_vertex_reach(material, reach)
-            # given as `scene=`, the operator would set the frame to that of the window's scene
-            with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
-                bpy.ops.render.render(write_still=True)
-            rgba = read_rgba(still)
-            still.unlink()
-            seen = rgba[..., 3] > 127
-            write_png(take.file("color", number), rgba[..., :3] * seen[..., None])
-            write_png(take.file("mask", number), np.where(seen, 255, 0).astype(np.uint8))
-            yield total - len(todo) + index + 1, total
+    for index, (number, camera) in enumerate(todo):
+        # looked up at every frame: after an undo all references are dead
+        color, mask = _draw(bpy.data.scenes.get(scene_name), shot, take, number, camera, include_cg, engine)
+        write_png(take.file("color", number), color)
+        write_png(take.file("mask", number), mask)
+        yield total - len(todo) + index + 1, total
     seconds = {**take.record.get("seconds", {}), "conditioning": round(time.monotonic() - started, 3)}
     take = with_record(
         dataclasses.replace(take, conditioning="blender"),
@@ -139,6 +123,43 @@ def conditioning_steps(
     )
     save_take(take)
     return take
+
+
+def _draw(
+    scene: bpy.types.Scene | None,
+    shot: Shot,
+    take: Take,
+    number: int,
+    camera: CameraFrame,
+    include_cg: bool,
+    engine: str,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(H,W,3) colour and (H,W) mask of output frame `number`."""
+    imported = find_imported(scene, shot.root) if scene is not None else None
+    if scene is None or imported is None:
+        raise Ex4dError(
+            "take_incomplete", f"The shot {shot.root.name} is no longer in the scene.", "Import it; then run again."
+        )
+    size = (take.width, take.height)
+    reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else AT_VERTEX
+    with (
+        tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
+        _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
+    ):
+        still = Path(folder) / "still.png"
+        stage.render.resolution_x, stage.render.resolution_y = size
+        stage.render.filepath = str(still)
+        stage.frame_current = _scene_frame(shot, number, camera)
+        set_camera(stage, stage.camera, camera, size)
+        _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
+        for material in materials:
+            set_vertex_reach(material, reach)
+        # given as `scene=`, the operator would set the frame to that of the window's scene
+        with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
+            bpy.ops.render.render(write_still=True)
+        rgba = read_rgba(still)
+    seen = rgba[..., 3] > 127
+    return rgba[..., :3] * seen[..., None], np.where(seen, 255, 0).astype(np.uint8)
 
 
 def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:

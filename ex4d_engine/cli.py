@@ -4,35 +4,58 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from . import __version__
 from .errors import Ex4dError
+from .files import explain_os_error
 from .progress import Terminal
+
+# as depth.from_files.Meaning, which is not imported here so that --help comes at once
+DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a Windows console or pipe may lack signs that paths and help have
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
+    return run_explained("ex4d", lambda reporter: int(options.run(options, reporter)))
+
+
+def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
+    """The exit status of a command; what goes wrong is one sentence on stderr, and one about what to do.
+
+    Only a bug of ours shows where it came from.
+    """
     reporter = Terminal()
     try:
-        status: int = options.run(options, reporter)
-        return status
-    except Ex4dError as error:
-        reporter.close()
-        print(f"ex4d: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"      {error.hint}", file=sys.stderr)
-        return 1
+        return command(reporter)
     except KeyboardInterrupt:
         reporter.close()
-        print("ex4d: Stopped. Finished frames are kept; run the command again to resume.", file=sys.stderr)
+        print(f"{program}: Stopped. Finished frames are kept; run the command again to resume.", file=sys.stderr)
         return 130
+    except Exception as error:  # the top of the program
+        from .worker import explain
+
+        reporter.close()
+        if isinstance(error, OSError) and error.filename:
+            explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
+        else:
+            explained = explain(error)
+        print(f"{program}: {explained.message}", file=sys.stderr)
+        if explained.hint:
+            print(f"{' ' * len(program)}  {explained.hint}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +114,7 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("depth")
     group.add_argument("--depth", default=None, metavar="SOURCE", help="name of a depth source (see doctor)")
     group.add_argument("--depth-file", metavar="PATH", help="depth maps: folder, pattern, .npz or video")
-    group.add_argument("--depth-meaning", choices=("z", "disparity", "normalised_disparity"), default="z")
+    group.add_argument("--depth-meaning", choices=DEPTH_MEANINGS, help="what its numbers are (default: z)")
     group.add_argument("--depth-near", type=float, metavar="Z")
     group.add_argument("--depth-far", type=float, metavar="Z")
 
@@ -131,15 +154,14 @@ def _reconstruct(options: argparse.Namespace, reporter: Terminal) -> int:
 
 
 def _render(options: argparse.Namespace, reporter: Terminal) -> int:
-    from .shot import load_shot, new_take
-    from .stages import render
+    from .shot import load_shot
+    from .stages import render, take_along
 
     started = time.monotonic()
+    check_camera_options(options)
     shot = load_shot(options.shot)
     path = camera_path(shot, options)
-    first = shot.require_plate().first
-    take = new_take(shot, path.frames, path.size, first=first, fps=path.fps, label=options.label)
-    take = render(shot, take, reporter, raster=options.raster)
+    take = render(shot, take_along(shot, path, options.label), reporter, raster=options.raster)
     _print(shot=options.shot, take=take.name, frames=len(take.frames), size=list(path.size), seconds=_since(started))
     return 0
 
@@ -156,13 +178,14 @@ def _generate(options: argparse.Namespace, reporter: Terminal) -> int:
 
 
 def _run(options: argparse.Namespace, reporter: Terminal) -> int:
-    from .shot import new_take
-    from .stages import generate, reconstruct, render
+    from .stages import generate, generation_settings, reconstruct, render, require_preset, take_along
 
     started = time.monotonic()
+    require_preset(options.preset)
+    check_camera_options(options)
     shot = reconstruct(source_settings(options), options.out, reporter)
     path = camera_path(shot, options)
-    take = new_take(shot, path.frames, path.size, first=shot.require_plate().first, fps=path.fps, label=options.label)
+    take = take_along(shot, path, options.label, generation_settings(options.preset, options.seed))
     take = render(shot, take, reporter, raster=options.raster)
     take = generate(shot, take, options.preset, reporter, seed=options.seed)
     _print(shot=options.out, take=take.name, result=take.result_file, seconds=_since(started))
@@ -195,15 +218,14 @@ def source_settings(options: argparse.Namespace) -> Any:
     """The `ReconstructSettings` that the clip and depth options ask for."""
     from .stages import ReconstructSettings
 
-    depth_options: dict[str, Any] = {}
+    said = {"meaning": options.depth_meaning, "near": options.depth_near, "far": options.depth_far}
+    depth_options = {name: value for name, value in said.items() if value is not None}
     if options.depth_file:
-        depth_options = {"path": options.depth_file, "meaning": options.depth_meaning}
-        if options.depth_near is not None:
-            depth_options["near"] = options.depth_near
-        if options.depth_far is not None:
-            depth_options["far"] = options.depth_far
+        depth_options["path"] = options.depth_file
         if options.depth not in (None, "file"):
             raise Ex4dError("bad_request", "--depth-file goes with --depth file.", "Leave --depth out.")
+    elif options.depth == "file" or depth_options:
+        raise Ex4dError("bad_request", "There is no file to read depth from.", "Name it with --depth-file.")
     settings = ReconstructSettings(
         source=str(options.video),
         first=options.first,
@@ -218,6 +240,35 @@ def source_settings(options: argparse.Namespace) -> Any:
     return settings if depth is None else ReconstructSettings(**{**settings.__dict__, "depth": depth})
 
 
+def check_camera_options(options: argparse.Namespace) -> None:
+    """Refuses a camera that no shot could have, before any work starts.
+
+    Raises:
+        Ex4dError: `camera_invalid`, `bad_request` or `no_such_file`.
+    """
+    from . import trajectories
+
+    if options.size:
+        _size(options.size)
+    if options.frames is not None and options.frames < 1:
+        raise Ex4dError("camera_invalid", f"A path of {options.frames} frames is impossible.", "Give 1 or more.")
+    for name, value in (("--amount", options.amount), ("--pivot", options.pivot)):
+        if value is not None and not math.isfinite(value):
+            raise Ex4dError("camera_invalid", f"{name} {value} is no length.", "Give a number.")
+    if options.pivot is not None and options.pivot <= 0:
+        raise Ex4dError("camera_invalid", "The pivot is not in front of the camera.", "Give a positive --pivot.")
+    if options.camera is not None:
+        if not options.camera.is_file():
+            raise Ex4dError("no_such_file", f"There is no camera file {options.camera}.", "Check the path.")
+        return
+    name, amount = _move(options)
+    trajectories.preset(name, amount, 1, 1.0)
+
+
+def _move(options: argparse.Namespace) -> tuple[str, float]:
+    return ("orbit", options.orbit) if options.orbit is not None else (options.move, options.amount)
+
+
 def camera_path(shot: Any, options: argparse.Namespace) -> Any:
     """The `Trajectory` that the camera options ask for, in the shot's world and at the output size."""
     from . import trajectories
@@ -227,17 +278,15 @@ def camera_path(shot: Any, options: argparse.Namespace) -> Any:
     if options.camera is not None:
         return trajectories.load_trajectory(options.camera, shot=shot).resized(size)
     count = options.frames if options.frames is not None else plate.count
-    if count < 1:
-        raise Ex4dError("camera_invalid", f"A path of {count} frames is impossible.", "Give 1 or more.")
     pivot = options.pivot if options.pivot is not None else geometry.subject
-    name, amount = ("orbit", options.orbit) if options.orbit is not None else (options.move, options.amount)
+    name, amount = _move(options)
     poses = trajectories.preset(name, amount, count, pivot, smooth=not options.linear)
     return trajectories.along(shot, poses, frozen=options.freeze, size=size)
 
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
         raise Ex4dError("bad_request", f"{text!r} is no output size.", "Give it like 1920x1080.")
     return int(width), int(height)
 

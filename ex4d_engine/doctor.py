@@ -9,39 +9,53 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from . import __version__
 from .errors import Ex4dError
 
-LIBRARIES = ("av", "cv2", "OpenEXR", "moderngl", "torch", "diffusers", "transformers", "peft", "trimesh")
-LOW_MEMORY_GIB, LOW_DISK_GIB = 4.0, 2.0
+# import names and the distributions that bring them; preview runs with the first ones alone
+NEEDED: Final = {
+    "av": "av",
+    "cv2": "opencv-python-headless",
+    "numpy": "numpy",
+    "OpenEXR": "OpenEXR",
+    "moderngl": "moderngl",
+    "tqdm": "tqdm",
+}
+FOR_MODELS: Final = {name: name for name in ("torch", "diffusers", "transformers", "peft", "trimesh")}
+LOW_MEMORY_GIB: Final = 4.0
+LOW_DISK_GIB: Final = 2.0
+SETUP: Final = "run python3 tools/bootstrap.py setup"
 
 
 def report() -> tuple[list[str], bool]:
-    """Lines to print, and whether everything that `preview` needs is there."""
+    """Lines to print, and whether everything that `preview` needs is there. A missing package stops no line."""
     lines = [f"EX-4D {__version__}, Python {platform.python_version()} ({sys.executable}), {platform.platform()}"]
-    problems = 0
-    for name in LIBRARIES:
-        if importlib.util.find_spec(name) is None:
-            lines.append(f"  missing  {name}: run python3 tools/bootstrap.py setup")
-            problems += 1
-        else:
-            lines.append(f"  ok       {name} {_version(name)}")
-    line, works = _opengl()
-    problems += not works
-    lines += [line, _nvdiffrast(), _accelerator(), *_room()]
-    lines += _depth_sources()
+    needed = [_library(name, package) for name, package in NEEDED.items()]
+    checks = [*needed, _opengl(), _h264()]
+    lines += [line for line, _ in checks]
+    lines += [_library(name, package)[0] for name, package in FOR_MODELS.items()]
+    lines += [_nvdiffrast(), _accelerator(), *_room(), *_depth_sources()]
     lines.append("  presets  preview works here; draft, final and fast need weights that are not installed")
-    lines.append(
-        "Everything that preset preview needs is here." if not problems else f"{problems} problems, see above."
-    )
+    problems = sum(not works for _, works in checks)
+    if problems:
+        lines[-1] = "  presets  none works until the problems above are solved"
+        lines.append(f"{problems} problem{'s' * (problems != 1)}, see above.")
+    else:
+        lines.append("Everything that preset preview needs is here.")
     return lines, problems == 0
 
 
-def _version(name: str) -> str:
-    package = {"cv2": "opencv-python-headless"}.get(name, name)
+def _library(name: str, package: str) -> tuple[str, bool]:
+    if importlib.util.find_spec(name) is None:
+        return f"  missing  {name}: {SETUP}", False
+    return f"  ok       {name} {_version(package)}", True
+
+
+def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # the same module from another distribution, such as opencv-python
@@ -49,12 +63,26 @@ def _version(name: str) -> str:
 
 
 def _opengl() -> tuple[str, bool]:
-    from .raster.opengl import device_name
-
     try:
+        from .raster.opengl import device_name
+
         return f"  ok       OpenGL: {device_name()}", True
+    except ImportError as error:
+        return f"  missing  OpenGL: {error.name} is not installed", False
     except Ex4dError as error:
         return f"  missing  {error}", False
+
+
+def _h264() -> tuple[str, bool]:
+    try:
+        import av
+
+        av.CodecContext.create("libx264", "w")
+    except ImportError as error:
+        return f"  missing  H.264 encoder: {error.name} is not installed", False
+    except (av.FFmpegError, ValueError):
+        return f"  missing  H.264 encoder: this PyAV was built without x264; {SETUP}", False
+    return "  ok       H.264 encoder", True
 
 
 def _nvdiffrast() -> str:
@@ -64,8 +92,10 @@ def _nvdiffrast() -> str:
 
 
 def _accelerator() -> str:
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return f"  absent   CUDA device: torch is not installed; {SETUP}"
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return f"  ok       {torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
@@ -82,8 +112,10 @@ def _room() -> list[str]:
 
 
 def _depth_sources() -> list[str]:
-    from .depth import depth_sources
-
+    try:
+        from .depth import depth_sources
+    except ImportError as error:
+        return [f"  depth    none: {error.name} is not installed"]
     return [f"  depth    {name}: {source.title} ({source.licence})" for name, source in depth_sources().items()]  # type: ignore[attr-defined]
 
 

@@ -158,12 +158,12 @@ def _push_pull(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArr
         total, share = 4 * _halved(total, size), 4 * _halved(share, size)
         # four pixels make one: a share over 1 is knowledge enough, and only the colour counts from there
         excess = np.maximum(share, 1.0)
-        levels.append((total / excess[..., None], share / excess))
+        levels.append(((total / excess[..., None]).astype(np.float32), (share / excess).astype(np.float32)))
     total, share = levels[-1]
-    result = total / np.maximum(share, 1e-20)[..., None]
+    result = (total / np.maximum(share, 1e-20)[..., None]).astype(np.float32)
     for total, share in reversed(levels[:-1]):
         coarse = cv2.resize(np.atleast_3d(result), share.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        result = total + (1 - share)[..., None] * coarse.reshape(*share.shape, 3)
+        result = (total + (1 - share)[..., None] * coarse.reshape(*share.shape, 3)).astype(np.float32)
     return result
 
 

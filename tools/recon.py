@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from ex4d_engine.cli import DEPTH_MEANINGS, run_explained
 from ex4d_engine.dwmesh.export import write_ply
 from ex4d_engine.dwmesh.ray_grid import closed_reference, load_ray_grid
-from ex4d_engine.errors import Ex4dError
 from ex4d_engine.files import prepare_folder
 from ex4d_engine.image_files import read_exr, read_png
 from ex4d_engine.progress import Terminal
@@ -39,29 +39,30 @@ def main() -> int:
     parser.add_argument("--output_dir", type=Path, default=Path("output"))
     parser.add_argument("--save_mesh", action="store_true", help="also write the first frame's mesh, DW-Mesh.ply")
     parser.add_argument("--depth", help="depth maps: folder, pattern, .npz or video (default: estimated)")
-    parser.add_argument("--depth_meaning", choices=("z", "disparity", "normalised_disparity"), default="z")
+    parser.add_argument("--depth_meaning", choices=DEPTH_MEANINGS, default="z", help="what its numbers are")
+    parser.add_argument("--depth_near", type=float, help="z of normalised disparity 1, or of a PNG's 0")
+    parser.add_argument("--depth_far", type=float, help="z of normalised disparity 0, or of a PNG's full value")
     parser.add_argument("--compat", choices=("none", "reference"), default="none")
     parser.add_argument("--fov", type=float, help="field of view of the longer side in degrees")
     options = parser.parse_args()
-    reporter = Terminal()
-    try:
-        written = recon(options, reporter)
-    except Ex4dError as error:
-        reporter.close()
-        print(f"recon: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(str(path) for path in written))
-    return 0
+
+    def command(reporter: Terminal) -> int:
+        print("\n".join(str(path) for path in recon(options, reporter)))
+        return 0
+
+    return run_explained("recon", command)
 
 
 def recon(options: argparse.Namespace, reporter: Terminal) -> list[Path]:
     """Writes the files and returns their paths. The working folder beside them goes when it is done."""
     output: Path = options.output_dir
     prepare_folder(output)
+    depth = {"path": options.depth, "meaning": options.depth_meaning}
+    depth |= {"near": options.depth_near, "far": options.depth_far}
     settings = ReconstructSettings(
         source=options.input_video,
         depth="file" if options.depth else ReconstructSettings.depth,
-        depth_options={"path": options.depth, "meaning": options.depth_meaning} if options.depth else {},
+        depth_options={name: value for name, value in depth.items() if value is not None} if options.depth else {},
         fov_deg=options.fov,
         compat=options.compat,
     )

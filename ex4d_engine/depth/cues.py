@@ -176,7 +176,7 @@ def standing(regions: Regions, ground: Mask, floor: Array) -> tuple[Array, Array
 
 
 def ground(regions: Regions, lab: Array, sky: Mask, horizon: float) -> Mask:
-    """(count,) regions that lie rather than stand: below the horizon and reaching the bottom edge, or continuing such."""
+    """(count,) regions that lie rather than stand: below the horizon and reaching the bottom edge, or continued so."""
     labels = regions.labels
     h, w = labels.shape
     rows, columns = regions.occupied()

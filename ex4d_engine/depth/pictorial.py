@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-_SMALL: Final = 288
+_SMALL: Final = 256
 _SURVEYED: Final = 12
 _WARM_UP: Final = 12
 _CONTRAST: Final = 12.0

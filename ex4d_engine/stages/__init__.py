@@ -4,8 +4,18 @@
 A stage skips what is already there and valid, so a killed run resumes where it stopped.
 """
 
-from .generate import PRESETS, generate
+from .generate import PRESETS, generate, generation_settings, require_preset
+from .interrupted import take_along
 from .reconstruct import ReconstructSettings, reconstruct
 from .render import render
 
-__all__ = ["PRESETS", "ReconstructSettings", "generate", "reconstruct", "render"]
+__all__ = [
+    "PRESETS",
+    "ReconstructSettings",
+    "generate",
+    "generation_settings",
+    "reconstruct",
+    "render",
+    "require_preset",
+    "take_along",
+]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import platform
 import time
@@ -26,8 +25,9 @@ from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster import make_raster
-from ..shot import CameraFrame, Shot, Take, list_takes, load_take, new_take, save_take, with_record
+from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..video import MovieWriter
+from .interrupted import interrupted_take
 from .render import CONDITIONING, MeshFrames, with_seconds
 
 OTHER_FRAMES: Final = 4  # how many other moments of the clip `preview` looks into
@@ -46,9 +46,9 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     """
     require_preset(preset)
     require_conditioning(take)
-    settings = {"preset": preset, "seed": seed}
+    settings = generation_settings(preset, seed)
     if take.preset:
-        take = _interrupted_copy(shot, take, settings) or _copied(shot, take)
+        take = interrupted_take(shot, conditioning_of=take.name, generation=settings) or _copied(shot, take)
         reporter.log(f"The finished take is kept; this run becomes {take.name}.")
     prepare_folder(take.root, need_bytes=len(take.frames) * take.width * take.height * BYTES_PER_PIXEL)
     if take.record.get("generation", settings) != settings:
@@ -62,6 +62,11 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
     save_take(take)
     return take
+
+
+def generation_settings(preset: str, seed: int) -> dict[str, Any]:
+    """What makes a take's result out of its conditioning, for its record."""
+    return {"preset": preset, "seed": seed}
 
 
 def require_preset(name: str) -> None:
@@ -257,17 +262,6 @@ def _copied(shot: Shot, take: Take) -> Take:
     fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record={**kept, "conditioning_of": take.name})
     save_take(fresh)
     return fresh
-
-
-def _interrupted_copy(shot: Shot, take: Take, settings: dict[str, Any]) -> Take | None:
-    """What an earlier run of the same settings on the same finished take began and could not end."""
-    for name in reversed(list_takes(shot)):
-        with contextlib.suppress(Ex4dError):  # a take that cannot be read is none to go on with
-            other = load_take(shot, name)
-            wanted = {"conditioning_of": take.name, "generation": settings}
-            if not other.preset and all(other.record.get(key) == value for key, value in wanted.items()):
-                return other
-    return None
 
 
 def _remove(take: Take, layers: tuple[str, ...]) -> None:

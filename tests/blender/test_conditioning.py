@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -83,3 +84,176 @@ def test_orbit_agrees_with_the_engine(addon: Addon, new_shot: Any, run_engine: A
         assert overlap >= 0.995
         assert psnr(colors[0][both], colors[1][both]) >= 40
         assert not colors[1][~masks[1]].any()
+
+
+def file_state() -> dict[str, Any]:
+    """Everything that a conditioning render could have changed: settings, objects, materials, what data there is."""
+    scene = bpy.context.scene
+    bpy.context.view_layer.update()
+
+    def values(block: Any) -> dict[str, str]:
+        names = (p.identifier for p in block.bl_rna.properties if not p.is_readonly and p.type != "COLLECTION")
+        return {name: str(np.array(v) if hasattr(v := getattr(block, name), "foreach_get") else v) for name in names}
+
+    parts = {
+        "scene": scene,
+        "render": scene.render,
+        "image": scene.render.image_settings,
+        "view": scene.view_settings,
+        "display": scene.display_settings,
+        "cycles": scene.cycles,
+        "eevee": scene.eevee,
+        "layer": scene.view_layers[0],
+    }
+    state: dict[str, Any] = {name: values(block) for name, block in parts.items()}
+    for item in bpy.data.objects:
+        slots = [(slot.link, slot.material.name if slot.material else None) for slot in item.material_slots]
+        place = np.array(item.matrix_world).round(6).tolist()
+        state[item.name] = (item.hide_render, item.hide_viewport, slots, place, item.users, len(item.users_scene))
+    for kind in ("scenes", "objects", "meshes", "materials", "cameras", "images", "worlds", "node_groups", "actions"):
+        # Blender keeps the picture of every render under this name
+        state[kind] = sorted(block.name for block in getattr(bpy.data, kind) if block.name != "Render Result")
+    for material in bpy.data.materials:
+        state["tree " + material.name] = (len(material.node_tree.nodes), material.node_tree.nodes.active.name)
+    state["frame"] = (scene.frame_current, scene.camera.name, scene.world.name)
+    return state
+
+
+@pytest.fixture
+def busy_scene(addon: Addon, new_shot: Any) -> tuple[Any, Any]:
+    """A shot imported into a scene that is set up otherwise than the conditioning wants it, with a lit cube."""
+    shot = new_shot("poses")
+    scene = bpy.context.scene
+    scene.world = bpy.data.worlds.new("sky")
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 320, 200, 50
+    scene.render.film_transparent, scene.render.filepath = False, "//mine.png"
+    scene.view_settings.view_transform, scene.view_settings.exposure = "AgX", 1.5
+    scene.render.engine, scene.cycles.samples = "CYCLES", 4
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
+    camera = bpy.data.objects.new("mine", bpy.data.cameras.new("mine"))
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    marker = scene.timeline_markers.new("cut", frame=1002)
+    marker.camera = imported.camera_object
+    scene.frame_set(1003)
+    return shot, imported
+
+
+def add_cube(name: str, size: float, place: tuple[float, float, float]) -> Any:
+    corners = [(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
+    faces = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata([tuple(size / 2 * value for value in corner) for corner in corners], [], faces)
+    item = bpy.data.objects.new(name, mesh)
+    item.location = place
+    bpy.context.scene.collection.objects.link(item)
+    return item
+
+
+@pytest.mark.parametrize("failure", ["", "cancel", "error"])
+def test_the_users_file_stays_as_it_was(addon: Addon, busy_scene: Any, monkeypatch: Any, failure: str) -> None:
+    shot, imported = busy_scene
+    add_cube("cube", 0.3, (0.0, 2.0, 0.0))
+    take = orbit_take(addon, shot, 20.0)
+    conditioning, errors = addon("ex4d_blender.conditioning"), addon("ex4d_engine.errors")
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if failure == "cancel" and len(calls) == 3:
+            raise errors.Cancelled
+
+    if failure == "error":
+
+        def broken(*_: object) -> None:
+            raise OSError("in the middle, with the temporary scene in place")
+
+        monkeypatch.setattr(conditioning, "_set_clipping", broken)
+    before = file_state()
+    run = conditioning.render_conditioning
+    if failure == "":
+        run(bpy.context.scene, imported, shot, take, include_cg=True, check=check)
+    else:
+        with pytest.raises(errors.Cancelled if failure == "cancel" else OSError):
+            run(bpy.context.scene, imported, shot, take, include_cg=True, check=check)
+    assert file_state() == before
+    finished = {"": 4, "cancel": 2, "error": 0}[failure]
+    assert len(take.missing("color")) == len(take.missing("mask")) == 4 - finished
+    assert not [path for path in take.root.iterdir() if path.name.startswith(".")]
+    stored = addon("ex4d_engine.shot").load_take(shot, take.name)
+    assert stored.conditioning == ("blender" if failure == "" else "")
+
+
+def test_finished_frames_are_kept(addon: Addon, new_shot: Any) -> None:
+    shot = new_shot()
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, bpy.context.scene)
+    take = orbit_take(addon, shot, 20.0)
+    steps = addon("ex4d_blender.conditioning").conditioning_steps(
+        bpy.context.scene, imported, shot, take, include_cg=False, engine="CYCLES"
+    )
+    assert next(steps) == (1, 4)
+    steps.close()
+    written = take.file("color", 1001).stat().st_mtime_ns
+    told = []
+    addon("ex4d_blender.conditioning").render_conditioning(
+        bpy.context.scene, imported, shot, take, include_cg=False, progress=lambda *step: told.append(step)
+    )
+    assert told == [(2, 4), (3, 4), (4, 4)]
+    assert take.file("color", 1001).stat().st_mtime_ns == written
+
+
+def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any) -> None:
+    shot, imported = busy_scene
+    scene = bpy.context.scene
+    add_cube("cube", 0.3, tuple(imported.camera_object.matrix_world @ mathutils_vector(0.0, 0.0, -1.5)))
+    add_cube("hidden", 0.5, (0.0, 1.2, 0.0)).hide_render = True
+    lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    scene.collection.objects.link(lamp)
+    model = addon("ex4d_engine.shot")
+    still = addon("ex4d_engine.trajectories").along(shot, addon("ex4d_engine.trajectories").still(1), frozen=1003)
+    takes = {}
+    for name, include in (("without", False), ("with", True)):
+        takes[name] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
+        addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes[name], include_cg=include)
+    lamp.data.energy = 0.0
+    scene.world.color = (0.0, 0.0, 0.0)
+    takes["dark"] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
+    addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes["dark"], include_cg=True)
+    color = {name: read(addon, take, "color", 1001).astype(int) for name, take in takes.items()}
+    mask = {name: read(addon, take, "mask", 1001)[..., 0] for name, take in takes.items()}
+    if os.environ.get("DUMP"):
+        addon("ex4d_blender.pixel_files").write_png(__import__("pathlib").Path("/tmp/dev/cg.png"), np.concatenate([c.astype(np.uint8).repeat(4,0).repeat(4,1) for c in color.values()],1))
+        print(abs(color["with"] - color["without"]).reshape(-1,3).mean(0), np.percentile(abs(color["with"] - color["without"]),[5,50,95]))
+    changed = (abs(color["with"] - color["without"]) > 1).any(axis=-1)
+    assert 0.01 < changed.mean() < 0.25  # the cube, and nothing else
+    assert changed[32, 48] and not changed[:8].any()
+    assert (mask["with"][changed] == 255).all()
+    assert np.array_equal(mask["with"][~changed], mask["without"][~changed])
+    # the closed mesh lets the sun through, and it is the sun that lights the cube
+    assert color["with"][32, 48].mean() > 20
+    assert color["dark"][32, 48].mean() < 2
+
+
+def mathutils_vector(*values: float) -> Any:
+    from mathutils import Vector
+
+    return Vector(values)
+
+
+def test_moved_and_hidden_meshes_are_drawn_as_they_are(addon: Addon, new_shot: Any) -> None:
+    shot = new_shot()
+    scene = bpy.context.scene
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
+    conditioning = addon("ex4d_blender.conditioning")
+    pictures = []
+    for change in ("none", "moved"):
+        if change == "moved":
+            imported.mesh_object.location.z += 0.5
+        take = orbit_take(addon, shot, 0.0)
+        conditioning.render_conditioning(scene, imported, shot, take, include_cg=False)
+        pictures.append(read(addon, take, "color", 1001))
+    assert psnr(*pictures) < 25
+    imported.mesh_object.hide_render = True
+    with pytest.raises(addon("ex4d_engine.errors").Ex4dError) as caught:
+        conditioning.render_conditioning(scene, imported, shot, orbit_take(addon, shot, 0.0), include_cg=False)
+    assert caught.value.code == "take_incomplete"

@@ -61,12 +61,12 @@ def scene(addon: Callable[[str], Any], engine_python: Path, made_clip: Path, tmp
     """An empty scene whose clip lies in a folder with a hard name; the engine is set in the preferences."""
     folder = tmp_path / "Ünï 作業 shot"
     folder.mkdir()
-    preferences = bpy.context.preferences.addons[ADDON].preferences
-    preferences.engine_python = str(engine_python)
+    bpy.context.preferences.addons[ADDON].preferences.engine_python = str(engine_python)
     scene = bpy.context.scene
     scene.ex4d.clip_path = str(shutil.copy(made_clip, folder / "Flug 飛 é.mkv"))
     yield scene
-    preferences.engine_python = ""
+    # looked up again: a test may have switched the add-on off and on, and the former ones are freed memory
+    bpy.context.preferences.addons[ADDON].preferences.engine_python = ""
 
 
 @pytest.fixture
