@@ -29,19 +29,25 @@ from ..ex4d_engine.files import prepare_folder
 from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
+from .exact_texture import sample_exactly
 from .mesh_import import ImportedShot, find_imported, plate_objects
 from .pixel_files import read_rgba, write_png
-from .exact_texture import sample_exactly
-from .plate_material import ALBEDO_NODE, AT_VERTEX, conditioning_material, is_plate_material, set_vertex_reach
+from .plate_material import (
+    ALBEDO_NODE,
+    VERTEX_REACH,
+    conditioning_material,
+    is_plate_material,
+    set_vertex_reach,
+)
 from .scene_evaluation import active_layer, rendered_objects
 
 ENGINES = ("CYCLES", "EEVEE")
 SCENE_NAME = "EX-4D conditioning"
 LAYERS = ("color", "mask")
 BYTES_PER_PIXEL = 12
-# Cycles' narrowest filter still samples up to 0.005 pixels off the centre, in x and in y. In the source view,
-# where a face is a pixel wide and vertices are at the centres, that much must count as the vertex.
-SOURCE_VIEW_REACH = 0.011
+# Cycles' narrowest filter still samples up to 0.005 pixels off the centre, in x and in y. In the source view, where
+# vertices are at the centres, that much must count as the vertex.
+SOURCE_VIEW_REACH = 0.006
 # Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
 NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
 CG_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"})
@@ -141,7 +147,7 @@ def _draw(
             "take_incomplete", f"The shot {shot.root.name} is no longer in the scene.", "Import it; then run again."
         )
     size = (take.width, take.height)
-    reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else AT_VERTEX
+    reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else VERTEX_REACH
     with (
         tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
         _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
@@ -149,7 +155,7 @@ def _draw(
         still = Path(folder) / "still.png"
         stage.render.resolution_x, stage.render.resolution_y = size
         stage.render.filepath = str(still)
-        stage.frame_current = _scene_frame(shot, number, camera)
+        stage.frame_set(_scene_frame(shot, number, camera))
         set_camera(stage, stage.camera, camera, size)
         _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
         for material in materials:
@@ -293,7 +299,8 @@ def _apply_exact_settings(stage: bpy.types.Scene, engine: str, include_cg: bool)
         stage.world = None
     if engine == "CYCLES":
         cycles = stage.cycles
-        cycles.pixel_filter_type, cycles.filter_width = "BOX", 0.01
+        # not the box filter: from the second sample on it is a pixel wide, whatever its width is set to
+        cycles.pixel_filter_type, cycles.filter_width = "BLACKMAN_HARRIS", 0.01
         cycles.film_exposure = 1.0
         cycles.use_denoising = False  # it would smooth the plate
         if not include_cg:

@@ -7,6 +7,7 @@ The `why_no_…` functions are asked at every redraw of a panel: they look wheth
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -20,6 +21,23 @@ def shot_root(scene: bpy.types.Scene) -> Path | None:
     """The shot folder that is set, whether it exists or not."""
     folder = scene.ex4d.shot_folder
     return absolute_path(folder) if folder else None
+
+
+def scene_again(name: str) -> bpy.types.Scene:
+    """A scene looked up after the engine has worked, as the user may have deleted it meanwhile.
+
+    Raises:
+        Ex4dError: `shot_missing`.
+    """
+    scene: bpy.types.Scene | None = bpy.data.scenes.get(name)
+    if scene is None:
+        raise Ex4dError(
+            "shot_missing",
+            f"The scene {name} is gone, so the result could not be loaded.",
+            "It is in the shot folder: set that in another scene and load it from there.",
+            "ex4d.refresh_takes",
+        )
+    return scene
 
 
 def why_no_shot(scene: bpy.types.Scene) -> str:
@@ -77,15 +95,15 @@ def why_no_camera(scene: bpy.types.Scene) -> str:
     return "" if scene.camera is not None else "The scene has no camera: add a camera move first"
 
 
-def active_take_name(scene: bpy.types.Scene) -> str:
-    """Name of the take that is selected in the list; "" when there is none."""
+def active_take(scene: bpy.types.Scene) -> Any:
+    """The row (properties.Ex4dTake) that is selected in the list of takes; None when there is none."""
     settings = scene.ex4d
-    return settings.takes[settings.active_take].name if 0 <= settings.active_take < len(settings.takes) else ""
+    return settings.takes[settings.active_take] if 0 <= settings.active_take < len(settings.takes) else None
 
 
 def why_no_take(scene: bpy.types.Scene) -> str:
     """Why there is no take to work with; "" when one is selected."""
-    return why_no_shot(scene) or ("" if active_take_name(scene) else "There are no takes yet: generate one first")
+    return why_no_shot(scene) or ("" if active_take(scene) else "There are no takes yet: generate one first")
 
 
 def open_take(scene: bpy.types.Scene, shot: Shot, name: str = "") -> Take:
@@ -94,4 +112,5 @@ def open_take(scene: bpy.types.Scene, shot: Shot, name: str = "") -> Take:
     Raises:
         Ex4dError: `take_missing`, `shot_newer`, `shot_invalid`.
     """
-    return load_take(shot, name or active_take_name(scene))
+    row = active_take(scene)
+    return load_take(shot, name or (row.name if row else ""))

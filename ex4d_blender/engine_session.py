@@ -42,5 +42,5 @@ def stop_engine(grace_s: float = 2.0) -> None:
 
 def engine_python_preference() -> str:
     """What the user chose in the preferences; "" when nothing, or while the add-on is being switched off."""
-    addon = bpy.context.preferences.addons.get(ADDON)
+    addon: bpy.types.Addon | None = bpy.context.preferences.addons.get(ADDON)
     return "" if addon is None or addon.preferences is None else str(addon.preferences.engine_python)

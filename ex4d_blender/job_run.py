@@ -24,7 +24,7 @@ SILENT_S: Final = 10.0  # ten missed heartbeats
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A method of the engine and its parameters; see ex4d_engine/worker.py."""
+    """A method of the engine and its parameters; see ex4d_engine/methods.py."""
 
     method: str
     params: dict[str, Any] = field(default_factory=dict)

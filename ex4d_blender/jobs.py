@@ -20,6 +20,9 @@ from . import engine_session
 from .job_run import JobRun, Steps
 
 TIMER_S: Final = 0.1
+POLL_S: Final = 0.02
+# a mix-in: its subclasses are operators, it is none itself
+_Operator = bpy.types.Operator if TYPE_CHECKING else object
 
 _run: JobRun | None = None  # the running job, or the last one, whose end the panel still shows
 _failure: tuple[str, Ex4dError] | None = None  # (title, error) of the last operator, if it failed
@@ -62,18 +65,11 @@ def report_text() -> str:
     return "\n".join(lines)
 
 
-class Explained:
+class Explained(_Operator):
     """Mix-in for an operator that works at once: a subclass gives `why_not` and `work`."""
 
-    if TYPE_CHECKING:  # of bpy.types.Operator
-        bl_label: str
+    if TYPE_CHECKING:  # of the subclass
 
-        @classmethod
-        def poll_message_set(cls, message: str) -> None: ...
-
-        def report(self, kind: set[str], message: str) -> None: ...
-
-        # of the subclass
         def work(self, context: bpy.types.Context) -> str:
             """Does it; returns the sentence that the user reads. Raises Ex4dError."""
 
@@ -134,9 +130,12 @@ class EngineJob(Explained):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         run = self._begin(context)
+        told: list[str] = []
         try:
             while not run.advance():
-                time.sleep(0.02)
+                _tell_console(run, told)
+                time.sleep(POLL_S)
+            _tell_console(run, told)
         finally:  # Ctrl-C in a terminal
             run.abandon()
         return self._end(run)
@@ -163,16 +162,19 @@ class EngineJob(Explained):
             finished = run.advance()
             tag_redraw(context)
             if finished:
-                self._remove_timer(context)
+                self._leave_modal(context)
                 return self._end(run)
-        # while Blender itself draws a take, no undo and no edit may come in between two frames
-        return {"RUNNING_MODAL"} if run.is_in_blender and event.type != "TIMER" else {"PASS_THROUGH"}
+            context.workspace.status_text_set(f"EX-4D: {run.title}: {run.text}    Esc: Cancel")
+            return {"PASS_THROUGH"}
+        # while Blender itself draws a take, no undo and no edit may come in between two frames; but the
+        # sidebar's Cancel must be within reach
+        return {"RUNNING_MODAL"} if run.is_in_blender and not is_over_sidebar(context, event) else {"PASS_THROUGH"}
 
     def cancel(self, context: bpy.types.Context) -> None:
         """Blender's call when another file is loaded or the window closes in the middle of a job."""
         if self._job is not None:
             self._job.abandon()
-        self._remove_timer(context)
+        self._leave_modal(context)
 
     def _begin(self, context: bpy.types.Context) -> JobRun:
         global _run
@@ -183,10 +185,20 @@ class EngineJob(Explained):
     def _end(self, run: JobRun) -> set[str]:
         return self.tell_success(run.message) if run.error is None else self.tell_failure(run.error)
 
-    def _remove_timer(self, context: bpy.types.Context) -> None:
+    def _leave_modal(self, context: bpy.types.Context) -> None:
         if self._timer is not None:
             context.window_manager.event_timer_remove(self._timer)
             self._timer = None
+        if context.workspace is not None:
+            context.workspace.status_text_set(None)
+
+
+def _tell_console(run: JobRun, told: list[str]) -> None:
+    """Every stage and log line once, for whoever watches `blender -b` or a farm's log."""
+    for line in ([run.stage] if run.stage else []) + run.logs:
+        if line not in told:
+            told.append(line)
+            print(f"EX-4D {run.title}: {line}", flush=True)
 
 
 def tag_redraw(context: bpy.types.Context) -> None:
@@ -197,3 +209,14 @@ def tag_redraw(context: bpy.types.Context) -> None:
                 for region in area.regions:
                     if region.type in {"UI", "WINDOW"} and (area.type == "PREFERENCES" or region.type == "UI"):
                         region.tag_redraw()
+
+
+def is_over_sidebar(context: bpy.types.Context, event: bpy.types.Event) -> bool:
+    """Whether the mouse is in the sidebar of an editor of this window."""
+    return any(
+        region.type == "UI"
+        and 0 <= event.mouse_x - region.x < region.width
+        and 0 <= event.mouse_y - region.y < region.height
+        for area in context.screen.areas
+        for region in area.regions
+    )

@@ -25,7 +25,6 @@ from .edit_check import fingerprint
 from .plate_images import load_sequence
 from .plate_material import (
     ALBEDO_UV,
-    CORNER_ATTRIBUTE,
     SEEN_UV,
     SHOT_PROPERTY,
     is_plate_material,
@@ -227,13 +226,11 @@ def _static_mesh(grid: RayMesh, name: str) -> bpy.types.Mesh:
 
     mesh.attributes.new(PINNED_ATTRIBUTE, "FLOAT", "POINT")
     mesh.attributes.new(PIXEL_ATTRIBUTE, "FLOAT_VECTOR", "POINT")
-    mesh.attributes.new(CORNER_ATTRIBUTE, "FLOAT_VECTOR", "POINT")
     mesh.uv_layers.new(name=ALBEDO_UV, do_init=False)
     mesh.uv_layers.new(name=SEEN_UV, do_init=False)
     # Fetched by name only now: making a layer invalidates every reference to an earlier one
     mesh.attributes[PINNED_ATTRIBUTE].data.foreach_set("value", grid.pinned)
     mesh.attributes[PIXEL_ATTRIBUTE].data.foreach_set("vector", _texel_centres(grid).ravel())
-    mesh.attributes[CORNER_ATTRIBUTE].data.foreach_set("vector", _corner_classes(grid).ravel())
     albedo = grid.uv[corners]
     albedo[:, 1] = 1 - albedo[:, 1]
     mesh.uv_layers[ALBEDO_UV].uv.foreach_set("vector", albedo.ravel())
@@ -248,12 +245,6 @@ def _texel_centres(grid: RayMesh) -> NDArray[np.float32]:
     x = (grid.pixels[:, 1] + 0.5) / grid.width
     y = 1 - (grid.pixels[:, 0] + 0.5) / grid.height
     return np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.float32)
-
-
-def _corner_classes(grid: RayMesh) -> NDArray[np.float32]:
-    """(V,3) float32, one-hot, so that the three corners of every grid face differ (dwmesh/topology.py)."""
-    row, column = np.divmod(np.arange(len(grid.rays)), grid.columns)
-    return np.eye(3, dtype=np.float32)[(row + 2 * column) % 3]
 
 
 def _seen_coordinates(grid: RayMesh) -> NDArray[np.float32]:

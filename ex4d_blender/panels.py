@@ -11,6 +11,7 @@ import bpy.utils.previews
 
 from ..ex4d_engine.errors import Ex4dError
 from . import jobs
+from .current_shot import active_take
 
 CATEGORY: Final = "EX-4D"
 SPACES: Final = ("VIEW_3D", "SEQUENCE_EDITOR")
@@ -73,7 +74,7 @@ class Status(Section):
             if job.preview:
                 draw_preview(self.layout, job.preview)
         elif failure is not None:
-            draw_failure(self.layout, *failure, width_px=context.region.width)
+            draw_failure(self.layout, *failure, context)
 
 
 class Source(Section):
@@ -174,8 +175,8 @@ class Takes(Section):
         row = layout.row(align=True)
         row.operator("ex4d.load_take", icon="SEQ_SEQUENCER")
         row.operator("ex4d.open_take_folder", text="Open Folder", icon="FILE_FOLDER")
-        if 0 <= settings.active_take < len(settings.takes):
-            take = settings.takes[settings.active_take]
+        take = active_take(context.scene)
+        if take is not None:
             text = f"{settings.bl_rna.properties['preset'].enum_items[settings.preset].name} from This Take's Camera"
             layout.operator("ex4d.generate", text=text, icon="FILE_REFRESH").take = take.name
 
@@ -200,21 +201,26 @@ def _panel(section: type[Section], space: str, name: str, extra: dict[str, str])
     return type(name, (section, bpy.types.Panel), members)
 
 
-def draw_failure(layout: bpy.types.UILayout, title: str, error: Ex4dError, *, width_px: int) -> None:
+def draw_failure(layout: bpy.types.UILayout, title: str, error: Ex4dError, context: bpy.types.Context) -> None:
     """What happened, what to do, the button that does it, and the report."""
     box = layout.box()
     row = box.row()
     row.label(text=f"{title} failed", icon="ERROR")
     row.operator("ex4d.dismiss", text="", icon="X", emboss=False)
     column = box.column(align=True)
+    # labels do not wrap; a letter is about seven pixels wide at the usual size (0 without a window)
+    letters = int(context.region.width / (7 * (bpy.context.preferences.system.ui_scale or 1.0)))
     for sentence in (error.message, error.hint):
-        # labels do not wrap; about seven pixels a letter at the usual size of the interface
-        for line in textwrap.wrap(sentence, max(20, int(width_px / (7 * bpy.context.preferences.system.ui_scale)))):
+        for line in textwrap.wrap(sentence, max(20, letters)):
             column.label(text=line)
     action = error.action or ACTIONS.get(error.code, "")
     if action.startswith("preset:"):
         preset = action.removeprefix("preset:")
-        box.operator("ex4d.generate", text=f"Use Preset {preset.capitalize()}").preset = preset
+        button = box.operator("ex4d.generate", text=f"Use Preset {preset.capitalize()}")
+        button.preset = preset
+        # the take that the failed job had begun is gone on with, not made a second time
+        take = active_take(context.scene)
+        button.take = take.name if take is not None and not take.is_finished else ""
     elif action.startswith("ex4d."):
         box.operator(action)
     box.operator("ex4d.copy_report", icon="COPYDOWN")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How the plate lies on the mesh: as light of its own colour, where the plate saw the surface.
 
-Seen is what a face's texel in the `seen` image says, and every vertex: a vertex is a pixel of the plate. The
+Seen is what a face's texel in the `seen` image says, and every vertex, as each vertex is a pixel of the plate. The
 second matters in the source view, whose pixel centres lie exactly on vertices, and which of the faces around a
 vertex a renderer hits there is chance. The engine's raster does the same (ex4d_engine/raster/mesh.frag.glsl).
 
@@ -19,14 +19,13 @@ from .plate_images import follow_timeline, load_sequence
 
 ALBEDO_UV = "albedo"
 SEEN_UV = "seen"
-CORNER_ATTRIBUTE = "corner"  # (1,0,0), (0,1,0) or (0,0,1): interpolated, barycentric coordinates in a face
-AT_VERTEX = 1e-3  # barycentric distance, as in ex4d_engine/raster
+VERTEX_REACH = 5e-4  # plate pixels around a pixel's centre that count as the vertex there
 SHOT_PROPERTY = "ex4d_shot"
 
 ALBEDO_NODE = "EX-4D Albedo"
 SEEN_NODE = "EX-4D Seen"
 SHOWN_NODE = "EX-4D Shown"
-AT_VERTEX_NODE = "EX-4D At Vertex"
+REACH_NODE = "EX-4D Vertex Reach"
 PLATE_NODE = "EX-4D Plate"
 UNSEEN_NODE = "EX-4D Unseen Faces"
 UNSEEN_GREY = 0.02
@@ -64,7 +63,7 @@ def plate_material(shot: Shot, name: str) -> bpy.types.Material:
     surface = _node(tree, "ShaderNodeMixShader", "", (500, 100))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, 100))
 
-    shown = _shown(tree, seen)
+    shown = _shown(tree, seen, shot)
     tree.links.new(albedo.outputs["Color"], emission.inputs["Color"])
     tree.links.new(amount.outputs[0], unseen.inputs[0])
     tree.links.new(hole.outputs[0], unseen.inputs[1])
@@ -83,7 +82,7 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
         material is not None
         and SHOT_PROPERTY in material
         and material.node_tree is not None
-        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, AT_VERTEX_NODE, SHOWN_NODE, PLATE_NODE))
+        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE))
     )
 
 
@@ -109,21 +108,28 @@ def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
 
 
 def set_vertex_reach(material: bpy.types.Material, reach: float) -> None:
-    """How near to a vertex, in barycentric distance, a point counts as the vertex, and so as seen."""
-    material.node_tree.nodes[AT_VERTEX_NODE].inputs[1].default_value = 1 - reach
+    """How near to a pixel's centre in the plate, in pixels, a point counts as the vertex there, and so as seen."""
+    material.node_tree.nodes[REACH_NODE].outputs[0].default_value = reach
 
 
-def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node) -> bpy.types.Node:
-    """1 on seen faces and at vertices, else 0."""
-    corner = _node(tree, "ShaderNodeAttribute", "", (-850, -350))
-    corner.attribute_type, corner.attribute_name = "GEOMETRY", CORNER_ATTRIBUTE
-    parts = _node(tree, "ShaderNodeSeparateXYZ", "", (-650, -350))
-    tree.links.new(corner.outputs["Vector"], parts.inputs[0])
+def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node, shot: Shot) -> bpy.types.Node:
+    """1 on seen faces and at vertices, else 0.
+
+    A point is at a vertex when the source camera sees it at a pixel's centre: its position in the mesh's own
+    space, which is the source camera's, through K.
+    """
+    geometry = shot.require_geometry()
+    centre = 0.0 if geometry.compat == "reference" else 0.5
+    point = _node(tree, "ShaderNodeTexCoord", "", (-1500, -400))
+    parts = _node(tree, "ShaderNodeSeparateXYZ", "", (-1300, -600))
+    tree.links.new(point.outputs["Object"], parts.inputs[0])
+    reach = _node(tree, "ShaderNodeValue", REACH_NODE, (-700, -700))
+    reach.outputs[0].default_value = VERTEX_REACH
 
     def math(
-        operation: str, first: bpy.types.NodeSocket, second: bpy.types.NodeSocket | float, column: int, name: str
+        operation: str, first: bpy.types.NodeSocket, second: bpy.types.NodeSocket | float, place: tuple[int, int]
     ) -> bpy.types.Node:
-        made = _node(tree, "ShaderNodeMath", name, (column, -350))
+        made = _node(tree, "ShaderNodeMath", "", place)
         made.operation = operation
         tree.links.new(first, made.inputs[0])
         if isinstance(second, float):
@@ -132,10 +138,24 @@ def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node) -> bpy.types.Node:
             tree.links.new(second, made.inputs[1])
         return made
 
-    nearest = math("MAXIMUM", parts.outputs[0], parts.outputs[1], -450, "")
-    nearest = math("MAXIMUM", nearest.outputs[0], parts.outputs[2], -250, "")
-    at_vertex = math("GREATER_THAN", nearest.outputs[0], 1 - AT_VERTEX, -50, AT_VERTEX_NODE)
-    return math("MAXIMUM", at_vertex.outputs[0], seen.outputs["Color"], 100, SHOWN_NODE)
+    # behind the far surface is only the fan that closes the mesh: no pixel of the plate is there
+    at_vertex = math("LESS_THAN", parts.outputs["Z"], geometry.far * 0.999, (-500, -900))
+    for axis in (0, 1):
+        row = -400 - 200 * axis
+        image = _node(tree, "ShaderNodeVectorMath", "", (-1100, row))
+        image.operation = "DOT_PRODUCT"
+        tree.links.new(point.outputs["Object"], image.inputs[0])
+        image.inputs[1].default_value = geometry.intrinsics[axis]
+        pixels = math("DIVIDE", image.outputs["Value"], parts.outputs["Z"], (-900, row))
+        from_centre = math("WRAP", pixels.outputs[0], centre + 0.5, (-700, row))
+        from_centre.inputs[2].default_value = centre - 0.5
+        distance = math("SUBTRACT", from_centre.outputs[0], centre, (-500, row))
+        distance = math("ABSOLUTE", distance.outputs[0], 0.0, (-300, row))
+        near = math("LESS_THAN", distance.outputs[0], reach.outputs[0], (-100, row))
+        at_vertex = math("MULTIPLY", at_vertex.outputs[0], near.outputs[0], (100, row))
+    shown = math("MAXIMUM", at_vertex.outputs[0], seen.outputs["Color"], (300, -400))
+    shown.name = shown.label = SHOWN_NODE
+    return shown
 
 
 def _image_node(tree: bpy.types.NodeTree, name: str, uv_map: str, location: tuple[int, int]) -> bpy.types.Node:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from math import radians
+from typing import Any
 
 import bpy
 from bpy.props import (
@@ -51,7 +52,8 @@ CONDITIONING = (
 
 
 def _folder_changed(settings: Ex4dSettings, context: bpy.types.Context) -> None:
-    take_list.refresh(settings.id_data)
+    scene: Any = settings.id_data  # an ID, as its type says; of these settings it is a scene
+    take_list.refresh(scene)
 
 
 class Ex4dTake(bpy.types.PropertyGroup):

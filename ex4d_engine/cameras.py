@@ -240,7 +240,8 @@ def slerp_rotations(first: Array, second: Array, weight: float) -> Array:
     angle = math.atan2(sine, cosine)  # exact for small angles too, where acos of the trace is not
     if angle < 1e-12:
         return first
-    if sine < 1e-6:  # near half a turn this axis vanishes; R + Rᵀ + 2I is 4 times its outer product there
+    if sine < 1e-6 and cosine < 0:
+        # near half a turn this axis vanishes; R + Rᵀ + 2I is four times its outer product there
         outer = relative + relative.T + 2 * np.eye(3)
         column = outer[:, int(np.argmax(np.diag(outer)))]
         axis = -column if float(column @ axis) < 0 else column

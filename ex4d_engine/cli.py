@@ -25,11 +25,16 @@ DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a Windows console or pipe may lack signs that paths and help have
-            stream.reconfigure(errors="backslashreplace")
+    accept_every_sign()
     options = _parser().parse_args(arguments)
     return run_explained("ex4d", lambda reporter: int(options.run(options, reporter)))
+
+
+def accept_every_sign() -> None:
+    """Lets paths and help be printed where a console or a pipe lacks their signs, as on Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
@@ -92,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
     command.add_argument("--video", type=Path, metavar="FILE", help="your own clip instead of the bundled one")
     command.add_argument("--blender", type=Path, metavar="PATH", help="a Blender, or a Python that has the bpy wheel")
-    command.add_argument("--orbit", type=float, default=30.0, metavar="DEGREES")
+    command.add_argument("--orbit", type=float, default=20.0, metavar="DEGREES")
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("doctor", help="what works on this machine, and what to install where it does not")

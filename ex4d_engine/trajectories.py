@@ -93,9 +93,10 @@ def orbit(count: int, degrees: float, pivot_z: float, *, pitch_deg: float = 0.0,
     if not -80 <= pitch_deg <= 80:
         raise Ex4dError("camera_invalid", f"A pitch of {pitch_deg:g}° is out of range.", "Give −80 to 80 degrees.")
     _check_pivot(pivot_z)
+    shares = ease(count, smooth)
     pivot = np.array([0.0, 0.0, pivot_z])
     poses = np.tile(np.eye(4), (count, 1, 1))
-    for index, share in enumerate(ease(count, smooth)):
+    for index, share in enumerate(shares):
         # y is down: a camera that swings to +x turns by a negative angle about y, one that rises by a negative x
         turn = rotation_about([0, 1, 0], -math.radians(degrees) * share) @ rotation_about(
             [1, 0, 0], -math.radians(pitch_deg) * share

@@ -6,13 +6,7 @@ reader listens to stdin, so that a cancel is heard in the middle of a step; a pu
 while a job runs and notices when the parent is gone. Only the jobs import anything heavy, so the
 engine says hello in well under a second.
 
-Methods and their parameters, as JSON ("?" may be left out or null):
-  reconstruct  shot, source, first?, last?, stride?, depth?, depth_options?, fov_deg?, compat?,
-               first_number?                  → shot, frames, size
-  render       shot, take                     → take
-  generate     shot, take, preset, seed?      → take, result
-  ping                                        → nothing
-`shot` and `source` are absolute paths: the engine's working folder means nothing to whoever asks.
+What can be asked for is in methods.py.
 """
 
 from __future__ import annotations
@@ -26,16 +20,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
 from . import __version__, protocol
 from .errors import Ex4dError
 from .files import explain_os_error
+from .methods import bad_request, check_params, run_method
 from .progress import Silent
 
 PRESETS: Final = ("preview", "draft", "final", "fast")
@@ -46,114 +40,6 @@ EXIT_GRACE_S: Final = 5.0
 PARENT_VARIABLE: Final = "EX4D_PARENT_PID"  # whose death ends the engine; its direct parent when not set
 
 Send = Callable[[protocol.Message], None]
-
-
-# ------------------------------------------------------------------------------------------- methods
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """kinds: the JSON types allowed; optional: may be absent or null; path: an absolute one."""
-
-    kinds: tuple[type, ...]
-    optional: bool = False
-    path: bool = False
-
-
-_TEXT: Final = Parameter((str,))
-_PATH: Final = Parameter((str,), path=True)
-_MAYBE_WHOLE: Final = Parameter((int,), optional=True)
-_MAYBE_TEXT: Final = Parameter((str,), optional=True)
-PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
-    "reconstruct": {
-        "shot": _PATH,
-        "source": _PATH,
-        "first": _MAYBE_WHOLE,
-        "last": _MAYBE_WHOLE,
-        "stride": _MAYBE_WHOLE,
-        "depth": _MAYBE_TEXT,
-        "depth_options": Parameter((dict,), optional=True),
-        "fov_deg": Parameter((int, float), optional=True),
-        "compat": _MAYBE_TEXT,
-        "first_number": _MAYBE_WHOLE,
-    },
-    "render": {"shot": _PATH, "take": _TEXT},
-    "generate": {"shot": _PATH, "take": _TEXT, "preset": _TEXT, "seed": _MAYBE_WHOLE},
-    "ping": {},
-}
-
-
-def check_params(method: str, params: dict[str, Any]) -> dict[str, Any]:
-    """`params` without its nulls, which mean "not said".
-
-    Raises:
-        Ex4dError: `bad_request` for an unknown method, a name it does not know, a missing one, a wrong
-            type, or a path that is not absolute.
-    """
-    expected = PARAMETERS.get(method)
-    if expected is None:
-        raise _refused(f"There is no method {method!r}.", f"Methods are {', '.join(PARAMETERS)}.")
-    unknown = sorted(set(params) - set(expected))
-    if unknown:
-        raise _refused(f"{method} has no parameter {unknown[0]!r}.", f"It knows {', '.join(expected) or 'none'}.")
-    said = {name: value for name, value in params.items() if value is not None}
-    for name, parameter in expected.items():
-        if name not in said:
-            if parameter.optional:
-                continue
-            raise _refused(f"{method} needs the parameter {name!r}.", "Give it.")
-        value = said[name]
-        if not isinstance(value, parameter.kinds) or isinstance(value, bool):
-            kinds = " or ".join(kind.__name__ for kind in parameter.kinds)
-            raise _refused(f"{method}'s {name} is a {type(value).__name__}.", f"Give a {kinds}.")
-        if parameter.path and not Path(str(value)).is_absolute():
-            raise _refused(f"{method}'s {name} is not an absolute path: {value!r}.", "Give the whole path.")
-    return said
-
-
-def _refused(message: str, hint: str) -> Ex4dError:
-    return Ex4dError("bad_request", message, hint)
-
-
-def run_method(method: str, params: dict[str, Any], reporter: Silent) -> dict[str, Any]:
-    """Runs one job to its end and returns what `done` carries; `params` come from `check_params`."""
-    match method:
-        case "reconstruct":
-            return _reconstruct(params, reporter)
-        case "render":
-            return _render(params, reporter)
-        case "generate":
-            return _generate(params, reporter)
-        case _:
-            return {}  # ping: to be answered is all it asks for
-
-
-def _reconstruct(params: dict[str, Any], reporter: Silent) -> dict[str, Any]:
-    from . import stages
-
-    root = Path(params["shot"])
-    settings = stages.ReconstructSettings(**{name: value for name, value in params.items() if name != "shot"})
-    plate = stages.reconstruct(settings, root, reporter).require_plate()
-    return {"shot": str(root), "frames": plate.count, "size": [plate.width, plate.height]}
-
-
-def _render(params: dict[str, Any], reporter: Silent) -> dict[str, Any]:
-    from . import shot as shots
-    from . import stages
-
-    shot = shots.load_shot(Path(params["shot"]))
-    take = stages.render(shot, shots.load_take(shot, params["take"]), reporter)
-    return {"take": take.name}
-
-
-def _generate(params: dict[str, Any], reporter: Silent) -> dict[str, Any]:
-    from . import shot as shots
-    from . import stages
-
-    shot = shots.load_shot(Path(params["shot"]))
-    take = shots.load_take(shot, params["take"])
-    take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0))
-    return {"take": take.name, "result": str(take.result_file)}
 
 
 # ---------------------------------------------------------------------------------------------- jobs
@@ -262,11 +148,13 @@ class Worker:
             case protocol.Shutdown():
                 self.stop()
             case _:
-                self._send(_error(0, _refused(f"{message.type!r} is a message to Blender.", "Send requests.")))
+                self._send(_error(0, bad_request(f"{message.type!r} is a message to Blender.", "Send requests.")))
 
     def _accept(self, request: protocol.Request) -> None:
         if request.id < 1 or request.id in self._reporters:
-            self._send(_error(0, _refused(f"The id {request.id} is not free.", "Give each request its own, from 1.")))
+            self._send(
+                _error(0, bad_request(f"The id {request.id} is not free.", "Give each request its own, from 1."))
+            )
             return
         reporter = PipeReporter(self._send, request.id)
         self._reporters[request.id] = reporter

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from ex4d_engine.cameras import as_matrix, intrinsics_from_fov
-from ex4d_engine.cli import run_explained
+from ex4d_engine.cli import accept_every_sign, run_explained
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.files import atomic_path, prepare_folder
 from ex4d_engine.image_files import write_png
@@ -35,6 +35,7 @@ SEEN_FROM = 128  # of 255: movies are lossy, masks are not grey
 
 
 def main() -> int:
+    accept_every_sign()
     parser = argparse.ArgumentParser(description="Colour and mask movies → the filled movie.")
     parser.add_argument("--color_video", required=True)
     parser.add_argument("--mask_video", required=True)

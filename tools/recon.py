@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from ex4d_engine.cli import DEPTH_MEANINGS, run_explained
+from ex4d_engine.cli import DEPTH_MEANINGS, accept_every_sign, run_explained
 from ex4d_engine.dwmesh.export import write_ply
 from ex4d_engine.dwmesh.ray_grid import closed_reference, load_ray_grid
 from ex4d_engine.files import prepare_folder
@@ -33,6 +33,7 @@ from ex4d_engine.video import MovieWriter
 
 
 def main() -> int:
+    accept_every_sign()
     parser = argparse.ArgumentParser(description="Clip → DW-Mesh → colour and mask along a camera preset.")
     parser.add_argument("--input_video", required=True)
     parser.add_argument("--cam", choices=REFERENCE_CAMS, default="180")

@@ -14,7 +14,7 @@ from .. import sequencer, take_list
 from ..camera_sampling import camera_frames, is_animated
 from ..compat import sequencer_scene
 from ..conditioning import conditioning_steps
-from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
+from ..current_shot import open_imported, open_shot, scene_again, why_no_camera, why_not_imported
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 from ..mesh_import import is_edited
@@ -54,7 +54,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
             "generate", {"shot": str(shot.root), "take": take.name, "preset": preset, "seed": seed}
         )
         # looked up again: the user may have undone or loaded things while the engine worked
-        scene = bpy.data.scenes[scene_name]
+        scene = scene_again(scene_name)
         take = load_take(load_shot(shot.root), result["take"])
         run.logs += sequencer.load_take(sequencer_scene(context), shot, take).notes
         take_list.refresh(scene, take.name)

@@ -14,7 +14,7 @@ from ...ex4d_engine.files import prepare_folder
 from ...ex4d_engine.shot import Shot, load_shot
 from .. import mesh_import, take_list
 from ..compat import absolute_path, blend_path
-from ..current_shot import shot_root
+from ..current_shot import scene_again, shot_root
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 
@@ -40,11 +40,11 @@ class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
         scene_name = context.scene.name
         settings = context.scene.ex4d
         root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
+        before = _shot_there(root, absolute_path(settings.clip_path))
         prepare_folder(root)  # a folder that cannot be written is said before any work starts
-        before = _shot_there(root)
         result = yield EngineRequest("reconstruct", reconstruct_params(settings, root))
 
-        scene = bpy.data.scenes[scene_name]
+        scene = scene_again(scene_name)
         scene.ex4d.shot_folder = blend_path(root)
         shot = load_shot(root)
         imported = mesh_import.find_imported(scene, root)
@@ -82,13 +82,22 @@ def reconstruct_params(settings: Any, root: Path) -> dict[str, Any]:
     }
 
 
-def _shot_there(root: Path) -> Shot | None:
+def _shot_there(root: Path, clip: Path) -> Shot | None:
+    """The shot that is in the folder already; one of another clip, a newer or a damaged one is not overwritten."""
     try:
-        return load_shot(root)
+        shot = load_shot(root)
     except Ex4dError as error:
         if error.code == "shot_missing":
             return None
-        raise  # a newer or damaged one is not overwritten
+        raise
+    source = Path(str(shot.settings.get("source", clip)))
+    if source != clip:
+        raise Ex4dError(
+            "shot_invalid",
+            f"{root} holds the shot of another clip, {source.name}.",
+            "Choose another shot folder, or leave it empty for one beside the clip.",
+        )
+    return shot
 
 
 CLASSES = (EX4D_OT_reconstruct,)

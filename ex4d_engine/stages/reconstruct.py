@@ -77,9 +77,9 @@ def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -
     source = depth_source(settings.depth, **settings.depth_options)
     info = probe(settings.source, first_number=_first_number(settings))
     frames = frames_asked_for(settings, info)
+    finish_replacement(root)
     refuse_foreign_folder(root)
     prepare_folder(root, need_bytes=len(frames) * info.width * info.height * BYTES_PER_PIXEL)
-    finish_replacement(root)
     shot = open_shot(_record(settings, info), root, reporter)
     if shot.plate is None:
         shot = _decode_plate(settings, shot, frames, reporter)

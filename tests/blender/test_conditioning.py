@@ -208,6 +208,7 @@ def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any
     add_cube("cube", 0.3, tuple(imported.camera_object.matrix_world @ mathutils_vector(0.0, 0.0, -1.5)))
     add_cube("hidden", 0.5, (0.0, 1.2, 0.0)).hide_render = True
     lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    lamp.matrix_world = imported.camera_object.matrix_world  # it shines where the camera looks
     scene.collection.objects.link(lamp)
     model = addon("ex4d_engine.shot")
     still = addon("ex4d_engine.trajectories").along(shot, addon("ex4d_engine.trajectories").still(1), frozen=1003)
@@ -216,7 +217,7 @@ def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any
         takes[name] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
         addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes[name], include_cg=include)
     lamp.data.energy = 0.0
-    scene.world.color = (0.0, 0.0, 0.0)
+    scene.world = None
     takes["dark"] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
     addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes["dark"], include_cg=True)
     color = {name: read(addon, take, "color", 1001).astype(int) for name, take in takes.items()}
@@ -224,7 +225,8 @@ def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any
     if os.environ.get("DUMP"):
         addon("ex4d_blender.pixel_files").write_png(__import__("pathlib").Path("/tmp/dev/cg.png"), np.concatenate([c.astype(np.uint8).repeat(4,0).repeat(4,1) for c in color.values()],1))
         print(abs(color["with"] - color["without"]).reshape(-1,3).mean(0), np.percentile(abs(color["with"] - color["without"]),[5,50,95]))
-    changed = (abs(color["with"] - color["without"]) > 1).any(axis=-1)
+    # with more samples than one a depth edge may come out a few values off, as the samples lie around the centre
+    changed = (abs(color["with"] - color["without"]) > 8).any(axis=-1)
     assert 0.01 < changed.mean() < 0.25  # the cube, and nothing else
     assert changed[32, 48] and not changed[:8].any()
     assert (mask["with"][changed] == 255).all()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,20 @@ def test_blender_draws_the_conditioning_when_the_mesh_was_edited(imported: Any) 
     assert [scene.name for scene in bpy.data.scenes] == [imported.name], "no scene is left behind"
 
 
+def test_a_take_of_the_scene_s_size_and_range_with_other_objects(imported: Any) -> None:
+    bpy.ops.mesh.primitive_cube_add(size=0.3, location=(0, 2, 0))
+    settings = imported.ex4d
+    settings.frame_range, settings.output_size, settings.include_cg = "SCENE", "SCENE", True
+    imported.render.resolution_x, imported.render.resolution_y, imported.render.resolution_percentage = 160, 100, 50
+    imported.frame_start, imported.frame_end, imported.cycles.samples = 1003, 1006, 1
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    take = json.loads((Path(settings.shot_folder) / "takes/take_0001/take.json").read_text("utf-8"))
+    assert (take["size"], take["first"], take["conditioning"]) == ([80, 50], 1003, "blender")
+    assert [frame["source"] for frame in take["camera"]] == [1003, 1004, 1004, 1004], "the last frame stands still"
+    assert take["record"]["blender"]["include_cg"] is True
+
+
 def test_a_moved_camera_is_covered_less_than_the_source_view(imported: Any) -> None:
     path_coverage = sys.modules[f"{ADDON}.ex4d_blender.path_coverage"]
     current = sys.modules[f"{ADDON}.ex4d_blender.current_shot"]
@@ -266,6 +281,20 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_engine_starts(sce
     stop_engine()
     assert "a file is in the way" in refusal(bpy.ops.ex4d.reconstruct)
     assert "not running" in refusal(bpy.ops.ex4d.stop_engine)
+
+
+def test_the_shot_of_another_clip_is_not_overwritten(scene: Any) -> None:
+    bpy.ops.ex4d.reconstruct()
+    root = Path(scene.ex4d.shot_folder)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    other = Path(scene.ex4d.clip_path).with_name("other.mkv")
+    shutil.copy(scene.ex4d.clip_path, other)
+    scene.ex4d.clip_path = str(other)
+    assert "another clip, Flug 飛 é.mkv" in refusal(bpy.ops.ex4d.reconstruct)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    scene.ex4d.shot_folder = ""
+    assert bpy.ops.ex4d.reconstruct() == {"FINISHED"}
+    assert Path(scene.ex4d.shot_folder).name == "other_ex4d"
 
 
 def test_a_shot_of_a_newer_version_is_refused_and_stays_as_it_is(imported: Any) -> None:
@@ -419,3 +448,91 @@ def test_all_operators_and_panels_are_there_and_described(scene: Any) -> None:
             if getattr(panel, "bl_category", "") == "EX-4D" and panel.bl_space_type == space and panel.is_registered
         }
         assert panels == {"EX-4D", "Source", "Reconstruct", "Camera", "Render & Generate", "Takes"}
+
+
+class Layout:
+    """Stands in for Blender's, which only a window has: takes every call, and checks what it is about."""
+
+    def __init__(self, seen: set[str]) -> None:
+        self.seen = seen
+
+    def prop(self, data: Any, name: str, **_: Any) -> None:
+        assert name in data.bl_rna.properties, name
+        self.seen.add(name)
+
+    def operator(self, name: str, **settings: Any) -> Any:
+        self.seen.add(name)
+        properties = getattr(bpy.ops.ex4d, name.removeprefix("ex4d.")).get_rna_type().properties
+        return SimpleNamespace(**{entry.identifier: None for entry in properties})
+
+    def label(self, text: str = "", icon: str = "NONE") -> None:
+        self.seen.add(text)
+
+    def progress(self, factor: float, text: str) -> None:
+        self.seen.add(text)
+
+    def template_list(
+        self, kind: str, identifier: str, data: Any, name: str, active_data: Any, active_name: str, **_: Any
+    ) -> None:
+        assert hasattr(bpy.types, kind)
+        self.prop(data, name)
+        self.prop(active_data, active_name)
+
+    def template_icon(self, icon: int, scale: float) -> None:
+        self.seen.add("picture")
+
+    def row(self, **_: Any) -> Layout:
+        return self
+
+    box = column = row
+
+
+def drawn(**context: Any) -> set[str]:
+    """Every property, operator and text that the sidebar shows now."""
+    panels = sys.modules[f"{ADDON}.ex4d_blender.panels"]
+    seen: set[str] = set()
+    for section in (panels.Status, *panels.SECTIONS):
+        panel = SimpleNamespace(layout=Layout(seen))
+        section.draw(panel, SimpleNamespace(scene=bpy.context.scene, region=SimpleNamespace(width=300), **context))
+    return seen
+
+
+def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None:
+    seen = drawn()
+    assert {"ex4d.reconstruct", "ex4d.generate", "ex4d.coverage", "orbit_angle", "takes"} <= seen
+    assert "depth_path" not in seen and "range_first" not in seen
+    settings = imported.ex4d
+    settings.depth_source, settings.depth_meaning = "file", "normalised_disparity"
+    settings.use_range = settings.use_field_of_view = True
+    settings.move = "dolly"
+    row = settings.takes.add()
+    row.name = "take_0001"
+    seen = drawn()
+    assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount"} <= seen
+    every = {entry.identifier for entry in settings.bl_rna.properties} - {"rna_type", "name", "orbit_angle"}
+    assert every - {"coverage_text"} <= seen, "no setting is out of reach"
+
+
+def test_the_sidebar_shows_a_running_job_and_a_failure_with_what_helps(imported: Any, tmp_path: Path) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    job_run = sys.modules[f"{ADDON}.ex4d_blender.job_run"]
+
+    def steps(run: Any) -> Any:
+        run.progress("composite", 3, 4)
+        run.preview = str(tmp_path / "composite.0001.png")
+        yield None
+
+    run = jobs._run = job_run.JobRun("Job", steps, lambda: None)
+    run.advance()
+    seen = drawn()
+    assert {"Job", "Composite 3/4", "ex4d.cancel", "picture"} <= seen
+    run.abandon()
+
+    for settings, button in (({"preset": "final"}, "ex4d.generate"), ({"take": "take_0099"}, "ex4d.copy_report")):
+        if imported.camera is None:
+            bpy.ops.ex4d.add_camera_move()
+        refusal(bpy.ops.ex4d.generate, **settings)
+        seen = drawn()
+        assert {"Render & Generate failed", button, "ex4d.copy_report", "ex4d.dismiss"} <= seen
+    assert bpy.ops.ex4d.dismiss() == {"FINISHED"}
+    assert "Render & Generate failed" not in drawn()

@@ -17,10 +17,13 @@ import av
 import numpy as np
 import psutil
 import pytest
+from ex4d_extension.ex4d_blender import engine_process
 from ex4d_extension.ex4d_blender.engine_process import EngineProcess, engine_command, find_engine_python
 from ex4d_extension.ex4d_engine import protocol
 from ex4d_extension.ex4d_engine.errors import Ex4dError
 from ex4d_extension.ex4d_engine.shot import load_shot
+
+from ex4d_engine import worker
 
 SHOT_NAME = "Ünï 作業 shot"
 DEADLINE_S = 60.0
@@ -233,6 +236,17 @@ def test_stop_ends_an_idle_engine_without_force(engine: EngineProcess) -> None:
     assert "exit status: 0" in engine.report()
 
 
+def test_stop_in_the_middle_of_a_job_leaves_nothing_half_written(engine: EngineProcess, tmp_path: Path) -> None:
+    clip, shot = make_clip(tmp_path / "clip.mkv", 150), tmp_path / "shot"
+    job = reconstruct(engine, shot, clip)
+    messages_until(engine, lambda message: isinstance(message, protocol.Progress) and message.done >= 1)
+    engine.stop(grace_s=20)
+    assert "exit status: 0" in engine.report()
+    error = answer(engine, job)
+    assert isinstance(error, protocol.Error) and error.code == "cancelled"
+    assert not [path for path in shot.rglob(".*") if path.is_file()]
+
+
 PARENT = """
 import os, subprocess, sys
 held, command = sys.argv[1] == "held", sys.argv[2:]
@@ -385,3 +399,8 @@ def test_python_variables_of_the_host_do_not_reach_the_engine(monkeypatch: pytes
     process.wait_hello()
     wait_for(lambda: not process.is_alive, "its end")
     wait_for(lambda: "[]" in process.report(), "its words", 5)
+
+
+def test_both_ends_call_the_parent_s_variable_the_same() -> None:
+    assert engine_process.PARENT_VARIABLE == worker.PARENT_VARIABLE
+    assert engine_process.engine_environment({})[worker.PARENT_VARIABLE] == str(os.getpid())

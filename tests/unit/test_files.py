@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from ex4d_engine import files
 from ex4d_engine.errors import ERROR_CODES, Cancelled, Ex4dError
 from ex4d_engine.files import atomic_path, explain_os_error, prepare_folder, write_bytes
 
@@ -175,14 +174,3 @@ def test_an_error_reads_as_its_sentences_and_has_a_known_code() -> None:
     assert str(Ex4dError("disk_full", "Full.")) == "Full."
     with pytest.raises(ValueError, match="nonsense"):
         Ex4dError("nonsense", "Full.")
-
-
-def test_no_engine_module_writes_around_atomic_path() -> None:
-    """`Path.write_bytes` belongs in files.py alone, as a killed process would leave a half-written file."""
-    engine = Path(files.__file__).parent
-    writers = [
-        path.relative_to(engine).as_posix()
-        for path in engine.rglob("*.py")
-        if path.name != "files.py" and any(call in path.read_text("utf-8") for call in (".write_text(", "np.save("))
-    ]
-    assert writers == []

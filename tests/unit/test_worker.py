@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ex4d_engine import protocol, stages, worker
+from ex4d_engine import methods, protocol, stages, worker
 from ex4d_engine.depth import depth_sources
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
@@ -171,16 +171,16 @@ def test_an_id_is_taken_once_at_a_time() -> None:
 def test_what_the_hello_offers_is_what_there_is() -> None:
     assert set(worker.DEPTH_SOURCES) == set(depth_sources())
     assert set(worker.PRESETS) == set(stages.PRESETS)
-    assert set(worker.PARAMETERS) == set(protocol.METHODS)
+    assert set(methods.PARAMETERS) == set(protocol.METHODS)
 
 
 def test_reconstruct_takes_every_setting_there_is() -> None:
     fields = set(stages.ReconstructSettings.__dataclass_fields__)
-    assert set(worker.PARAMETERS["reconstruct"]) == fields | {"shot"}
+    assert set(methods.PARAMETERS["reconstruct"]) == fields | {"shot"}
 
 
 def test_null_means_not_said() -> None:
-    assert worker.check_params("reconstruct", {"shot": "/s", "source": "/c", "first": None}) == {
+    assert methods.check_params("reconstruct", {"shot": "/s", "source": "/c", "first": None}) == {
         "shot": "/s",
         "source": "/c",
     }

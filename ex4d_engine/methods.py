@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the pipe can ask the engine for: each method's parameters, and the stage function that it calls.
+
+Methods and their parameters, as JSON ("?" may be left out or null):
+  reconstruct  shot, source, first?, last?, stride?, depth?, depth_options?, fov_deg?, compat?,
+               first_number?                  → shot, frames, size
+  render       shot, take                     → take
+  generate     shot, take, preset, seed?      → take, result
+  ping                                        → nothing
+`shot` and `source` are absolute paths: the engine's working folder means nothing to whoever asks.
+Stages are imported when a method runs, so that the engine says hello before it loads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import Ex4dError
+from .progress import Reporter
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """kinds: the JSON types allowed; optional: may be absent or null; path: an absolute one."""
+
+    kinds: tuple[type, ...]
+    optional: bool = False
+    path: bool = False
+
+
+_TEXT: Final = Parameter((str,))
+_PATH: Final = Parameter((str,), path=True)
+_MAYBE_WHOLE: Final = Parameter((int,), optional=True)
+_MAYBE_TEXT: Final = Parameter((str,), optional=True)
+PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
+    "reconstruct": {
+        "shot": _PATH,
+        "source": _PATH,
+        "first": _MAYBE_WHOLE,
+        "last": _MAYBE_WHOLE,
+        "stride": _MAYBE_WHOLE,
+        "depth": _MAYBE_TEXT,
+        "depth_options": Parameter((dict,), optional=True),
+        "fov_deg": Parameter((int, float), optional=True),
+        "compat": _MAYBE_TEXT,
+        "first_number": _MAYBE_WHOLE,
+    },
+    "render": {"shot": _PATH, "take": _TEXT},
+    "generate": {"shot": _PATH, "take": _TEXT, "preset": _TEXT, "seed": _MAYBE_WHOLE},
+    "ping": {},
+}
+
+
+def check_params(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """`params` without its nulls, which mean "not said".
+
+    Raises:
+        Ex4dError: `bad_request` for an unknown method, a name it does not know, a missing one, a wrong
+            type, or a path that is not absolute.
+    """
+    expected = PARAMETERS.get(method)
+    if expected is None:
+        raise bad_request(f"There is no method {method!r}.", f"Methods are {', '.join(PARAMETERS)}.")
+    unknown = sorted(set(params) - set(expected))
+    if unknown:
+        raise bad_request(f"{method} has no parameter {unknown[0]!r}.", f"It knows {', '.join(expected) or 'none'}.")
+    said = {name: value for name, value in params.items() if value is not None}
+    for name, parameter in expected.items():
+        if name not in said:
+            if parameter.optional:
+                continue
+            raise bad_request(f"{method} needs the parameter {name!r}.", "Give it.")
+        value = said[name]
+        if not isinstance(value, parameter.kinds) or isinstance(value, bool):
+            kinds = " or ".join(kind.__name__ for kind in parameter.kinds)
+            raise bad_request(f"{method}'s {name} is a {type(value).__name__}.", f"Give a {kinds}.")
+        if parameter.path and not Path(str(value)).is_absolute():
+            raise bad_request(f"{method}'s {name} is not an absolute path: {value!r}.", "Give the whole path.")
+    return said
+
+
+def bad_request(message: str, hint: str) -> Ex4dError:
+    """The error for a request that no method can take."""
+    return Ex4dError("bad_request", message, hint)
+
+
+def run_method(method: str, params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Runs one job to its end and returns what `done` carries; `params` come from `check_params`."""
+    match method:
+        case "reconstruct":
+            return _reconstruct(params, reporter)
+        case "render":
+            return _render(params, reporter)
+        case "generate":
+            return _generate(params, reporter)
+        case _:
+            return {}  # ping: to be answered is all it asks for
+
+
+def _reconstruct(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from . import stages
+
+    root = Path(params["shot"])
+    settings = stages.ReconstructSettings(**{name: value for name, value in params.items() if name != "shot"})
+    plate = stages.reconstruct(settings, root, reporter).require_plate()
+    return {"shot": str(root), "frames": plate.count, "size": [plate.width, plate.height]}
+
+
+def _render(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from . import shot as shots
+    from . import stages
+
+    shot = shots.load_shot(Path(params["shot"]))
+    take = stages.render(shot, shots.load_take(shot, params["take"]), reporter)
+    return {"take": take.name}
+
+
+def _generate(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from . import shot as shots
+    from . import stages
+
+    shot = shots.load_shot(Path(params["shot"]))
+    take = shots.load_take(shot, params["take"])
+    take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0))
+    return {"take": take.name, "result": str(take.result_file)}
