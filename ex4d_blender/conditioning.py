@@ -45,15 +45,22 @@ ENGINES = ("CYCLES", "EEVEE")
 SCENE_NAME = "EX-4D conditioning"
 LAYERS = ("color", "mask")
 BYTES_PER_PIXEL = 12
-# Cycles' narrowest filter still samples up to 0.005 pixels off the centre, in x and in y. In the source view, where
-# vertices are at the centres, that much must count as the vertex.
-SOURCE_VIEW_REACH = 0.006
+# In the source view vertices are at the pixels' centres. Cycles finds where a ray meets a triangle to some hundredths
+# of a pixel only (float32, and a triangle that bridges a jump in depth is seen edge-on): that much counts as the vertex.
+SOURCE_VIEW_REACH = 0.02
+SECOND_LOOK_SAMPLES = 8
 # Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
 NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
 CG_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"})
 LIGHT_TYPES = frozenset({"LIGHT", "LIGHT_PROBE"})
 
 Steps = Generator[tuple[int, int], None, Take]
+
+
+def default_engine(scene: bpy.types.Scene, include_cg: bool) -> str:
+    """EEVEE, which is exact and fast; Cycles where OpenGL is missing or the user's own objects are lit for it."""
+    lit_for_cycles = include_cg and scene.render.engine == compat.CYCLES
+    return "EEVEE" if compat.can_draw_opengl() and not lit_for_cycles else "CYCLES"
 
 
 def render_conditioning(
@@ -147,7 +154,7 @@ def _draw(
             "take_incomplete", f"The shot {shot.root.name} is no longer in the scene.", "Import it; then run again."
         )
     size = (take.width, take.height)
-    reach = SOURCE_VIEW_REACH if _is_source_view(shot, camera, size) else VERTEX_REACH
+    is_source_view = _is_source_view(shot, camera, size)
     with (
         tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
         _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
@@ -159,13 +166,21 @@ def _draw(
         set_camera(stage, stage.camera, camera, size)
         _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
         for material in materials:
-            set_vertex_reach(material, reach)
-        # given as `scene=`, the operator would set the frame to that of the window's scene
-        with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
-            bpy.ops.render.render(write_still=True)
-        rgba = read_rgba(still)
+            set_vertex_reach(material, SOURCE_VIEW_REACH if is_source_view else VERTEX_REACH)
+        rgba = _render_still(stage, still)
+        if is_source_view and engine == "CYCLES" and not include_cg and not rgba[..., 3].all():
+            # a few rays that aim at a vertex slip between the triangles around it: of several samples few do
+            stage.cycles.samples = SECOND_LOOK_SAMPLES
+            rgba = np.where(rgba[..., 3:] > 127, rgba, _render_still(stage, still))
     seen = rgba[..., 3] > 127
     return rgba[..., :3] * seen[..., None], np.where(seen, 255, 0).astype(np.uint8)
+
+
+def _render_still(stage: bpy.types.Scene, path: Path) -> NDArray[np.uint8]:
+    # given as `scene=`, the operator would set the frame to that of the window's scene
+    with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
+        bpy.ops.render.render(write_still=True)
+    return read_rgba(path)
 
 
 def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
