@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .camera_frame import Matrix, intrinsics_from, pose_from
 from .errors import Ex4dError
@@ -41,12 +41,6 @@ def intrinsics_from_fov(width: int, height: int, fov_deg: float = DEFAULT_FIELD_
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=np.float64)
 
 
-def fov_from_intrinsics(intrinsics: Array, width: int, height: int) -> float:
-    """Field of view of the longer side in degrees; the inverse of `intrinsics_from_fov`."""
-    focal = intrinsics[0, 0] if width >= height else intrinsics[1, 1]
-    return math.degrees(2 * math.atan(0.5 * max(width, height) / focal))
-
-
 def scaled_intrinsics(intrinsics: Array, scale_x: float, scale_y: float) -> Array:
     """The same camera at another resolution: with (0,0) at the corner only a scale, no half-pixel terms."""
     return np.diag([scale_x, scale_y, 1.0]) @ np.asarray(intrinsics, dtype=np.float64)
@@ -65,7 +59,7 @@ def fitted_intrinsics(intrinsics: Array, source: tuple[int, int], target: tuple[
     return fitted
 
 
-def pixel_rays(intrinsics: Array, columns: Array, rows: Array) -> Array:
+def pixel_rays(intrinsics: Array, columns: ArrayLike, rows: ArrayLike) -> Array:
     """Rays (..., 3) with z = 1 through image positions (columns, rows) in pixels from the corner."""
     inverse = np.linalg.inv(intrinsics)
     positions = np.stack(np.broadcast_arrays(columns, rows, np.ones(())), axis=-1)
@@ -84,16 +78,15 @@ def project(points: Array, intrinsics: Array, camera_to_world: Array) -> tuple[A
     return image[..., :2] / image[..., 2:3], local[..., 2]
 
 
-def look_at(eye: Array, target: Array, up: Array | None = None) -> Array:
-    """camera_to_world (4,4) of a camera at `eye` that looks at `target`; `up` defaults to −y (y is down).
+def look_at(eye: Array, target: Array) -> Array:
+    """camera_to_world (4,4) of a camera at `eye` that looks at `target`, upright: up is −y.
 
     Raises:
-        Ex4dError: `camera_invalid` when eye and target coincide or the view is along `up`.
+        Ex4dError: `camera_invalid` when eye and target coincide or the view is straight up or down.
     """
-    up = np.array([0.0, -1.0, 0.0]) if up is None else np.asarray(up, dtype=np.float64)
     forward = np.asarray(target, dtype=np.float64) - eye
     length = np.linalg.norm(forward)
-    right = np.cross(forward, up)
+    right = np.cross(forward, [0.0, -1.0, 0.0])
     if length == 0 or np.linalg.norm(right) < 1e-9 * length:
         raise Ex4dError("camera_invalid", "A camera cannot look at its own place or straight up.", "Move its target.")
     forward = forward / length

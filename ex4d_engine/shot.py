@@ -34,7 +34,7 @@ from .files import explain_os_error, write_bytes
 SCHEMA_VERSION: Final = 1
 TAKE_NAME: Final = re.compile(r"take_(\d{4,6})", re.ASCII)
 COMPAT_MODES: Final = ("none", "reference")
-CONDITIONING: Final = ("", "engine", "blender")
+CONDITIONED_BY: Final = ("", "engine", "blender")
 
 # schema version n -> function that turns a version n document into version n + 1, or raises ValueError
 UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
@@ -431,7 +431,7 @@ def _take_from(root: Path, document: dict[str, Any]) -> Take:
         fps=fields.rate(document, "fps"),
         frames=tuple(camera_frame_from(frame) for frame in frames),
         label=fields.text(document, "label", ""),
-        conditioning=_one_of(CONDITIONING, document, "conditioning", ""),
+        conditioning=_one_of(CONDITIONED_BY, document, "conditioning", ""),
         preset=fields.text(document, "preset", ""),
         record=fields.mapping(document.get("record", {}), "record"),
     )

@@ -239,17 +239,17 @@ def along(shot: Shot, poses: Array, *, frozen: int | None = None, size: tuple[in
     return Trajectory(frames, source_size, plate.fps).resized(size or source_size)
 
 
-PRESETS: dict[str, str] = {
-    "orbit": "Orbit about the subject by AMOUNT degrees",
-    "dolly": "Dolly forward by AMOUNT of the subject's distance",
-    "truck": "Truck right by AMOUNT of the subject's distance",
-    "crane": "Crane up by AMOUNT of the subject's distance",
-    "still": "Stay at the source view",
-}
-
-
 def preset(name: str, amount: float, count: int, pivot_z: float, *, smooth: bool = True) -> Array:
-    """Poses (count,4,4) of a named move; lengths are shares of the pivot's distance, so they fit any scene."""
+    """Poses (count,4,4) of a named move: orbit, dolly, truck, crane or still.
+
+    Args:
+        amount: degrees of an orbit, else a length as a share of `pivot_z`, so that it fits any scene.
+        pivot_z: depth of what the camera moves about, in scene units.
+
+    Raises:
+        Ex4dError: `camera_invalid` for an unknown name, or an amount or a count that is out of range.
+    """
+    _check_pivot(pivot_z)
     makers: dict[str, Callable[[], Array]] = {
         "orbit": lambda: orbit(count, amount, pivot_z, smooth=smooth),
         "dolly": lambda: dolly(count, amount * pivot_z, smooth=smooth),
