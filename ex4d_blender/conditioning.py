@@ -29,7 +29,7 @@ from ..ex4d_engine.files import prepare_folder
 from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
-from .exact_texture import sample_exactly
+from .exact_texture import sample_without_mipmaps
 from .mesh_import import ImportedShot, find_imported, plate_objects
 from .pixel_files import read_rgba, write_png
 from .plate_material import (
@@ -255,7 +255,7 @@ def _conditioning_scene(
                     material = materials[original.name_full] = conditioning_material(original)
                     made.append(material)
                     if engine == "EEVEE":
-                        sample_exactly(material, ALBEDO_NODE, (plate.width, plate.height))
+                        sample_without_mipmaps(material, ALBEDO_NODE, (plate.width, plate.height))
                 slot.link = "OBJECT"  # a slot of the copy, not of the mesh data that it shares with the original
                 slot.material = materials[original.name_full]
         for item in own:

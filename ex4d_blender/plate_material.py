@@ -15,6 +15,7 @@ from __future__ import annotations
 import bpy
 
 from ..ex4d_engine.shot import Shot
+from .exact_texture import snap_to_texels
 from .plate_images import follow_timeline, load_sequence
 
 ALBEDO_UV = "albedo"
@@ -25,6 +26,7 @@ SHOT_PROPERTY = "ex4d_shot"
 ALBEDO_NODE = "EX-4D Albedo"
 SEEN_NODE = "EX-4D Seen"
 SHOWN_NODE = "EX-4D Shown"
+AT_VERTEX_NODE = "EX-4D At Vertex"
 REACH_NODE = "EX-4D Vertex Reach"
 PLATE_NODE = "EX-4D Plate"
 UNSEEN_NODE = "EX-4D Unseen Faces"
@@ -82,7 +84,7 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
         material is not None
         and SHOT_PROPERTY in material
         and material.node_tree is not None
-        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE))
+        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, AT_VERTEX_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE))
     )
 
 
@@ -90,10 +92,11 @@ def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
     """A copy of a plate material for the conditioning: seen faces shine, unseen ones are held out.
 
     A held-out face gives black and alpha 0 and still hides what is behind it, so that one render holds colour
-    and mask.
+    and mask. At a vertex the colour is the pixel's own.
     """
     copy = material.copy()
     tree = copy.node_tree
+    snap_to_texels(copy, ALBEDO_NODE, tree.nodes[AT_VERTEX_NODE].outputs[0])
     held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
     surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, -300))
@@ -153,6 +156,7 @@ def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node, shot: Shot) -> bpy.ty
         distance = math("ABSOLUTE", distance.outputs[0], 0.0, (-300, row))
         near = math("LESS_THAN", distance.outputs[0], reach.outputs[0], (-100, row))
         at_vertex = math("MULTIPLY", at_vertex.outputs[0], near.outputs[0], (100, row))
+    at_vertex.name = at_vertex.label = AT_VERTEX_NODE
     shown = math("MAXIMUM", at_vertex.outputs[0], seen.outputs["Color"], (300, -400))
     shown.name = shown.label = SHOWN_NODE
     return shown

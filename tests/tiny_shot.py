@@ -16,6 +16,7 @@ from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot, Take, new_take
 from ex4d_engine.stages import ReconstructSettings
 from ex4d_engine.trajectories import along, preset
+from ex4d_engine.video import probe
 
 NTSC_FILM = Fraction(24000, 1001)
 NEAR, FAR = 4.0, 10.0
@@ -111,9 +112,18 @@ def orbit_take(shot: Shot, degrees: float = 12.0, count: int | None = None, **pl
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Every file below `root` that is no JSON, by its relative name: a digest of its bytes."""
+    """Every file below `root` that is no JSON, by its relative name: a digest of its bytes.
+
+    Of a movie, only the number of its frames: the encoder may decide otherwise on a busy machine.
+    """
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".json")
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(root).as_posix(): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    if path.suffix == ".mp4":
+        return f"{probe(path).frame_count} frames"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def times(root: Path) -> dict[str, int]:
