@@ -39,24 +39,32 @@ def test_trimesh_reads_a_closed_mesh_with_colours_and_flags(tmp_path: Path, make
     grid, depth, albedo, seen = make(*size)
     path = tmp_path / "DW-Mesh Ünï.ply"
     write_ply(path, grid, depth, albedo, seen)
-    mesh = trimesh.load(path, process=False)
-    assert mesh.is_watertight and mesh.is_winding_consistent
-    assert mesh.euler_number == 2
-    assert mesh.volume > 0
-    np.testing.assert_array_equal(mesh.vertices.astype(np.float32), grid.vertices(depth))
-    np.testing.assert_array_equal(mesh.faces, grid.topology.faces)
-    np.testing.assert_array_equal(mesh.visual.vertex_colors, albedo[grid.pixels[:, 0], grid.pixels[:, 1]])
-    occluded = np.ravel(mesh.metadata["_ply_raw"]["face"]["data"]["occluded"])
-    expected = np.ones(len(mesh.faces), bool)
-    expected[: grid.topology.grid_faces] = seen.ravel() == 0
-    np.testing.assert_array_equal(occluded.astype(bool), expected)
+    for process in (True, False):  # as it is loaded by default, with vertices in one place merged, and as it is
+        mesh = trimesh.load(path, process=process)
+        assert mesh.is_watertight and mesh.is_winding_consistent
+        assert mesh.euler_number == 2
+        assert mesh.volume > 0
+    # every face is the grid's own, with its colours and its flag; those that are left out have no area
+    position, color = grid.vertices(depth), albedo[grid.pixels[:, 0], grid.pixels[:, 1]]
+    occluded = np.ones(len(grid.topology.faces), bool)
+    occluded[: grid.topology.grid_faces] = seen.ravel() == 0
+    p, q, r = (position[grid.topology.faces[:, corner]] for corner in range(3))
+    whole = (p != q).any(axis=1) & (q != r).any(axis=1) & (r != p).any(axis=1)
+    np.testing.assert_array_equal(mesh.triangles.astype(np.float32), position[grid.topology.faces[whole]])
+    np.testing.assert_array_equal(flags(mesh), occluded[whole])
+    written = mesh.visual.vertex_colors[mesh.faces]
+    np.testing.assert_array_equal(written[~flags(mesh)], color[grid.topology.faces[whole]][~flags(mesh)])
+
+
+def flags(mesh: trimesh.Trimesh) -> np.ndarray:
+    return np.ravel(mesh.metadata["_ply_raw"]["face"]["data"]["occluded"]).astype(bool)
 
 
 def test_the_flag_means_a_face_that_bridges_a_jump(tmp_path: Path) -> None:
     grid, depth, albedo, seen = corrected(WIDTH, HEIGHT)
     write_ply(tmp_path / "mesh.ply", grid, depth, albedo, seen)
     mesh = trimesh.load(tmp_path / "mesh.ply", process=False)
-    occluded = np.ravel(mesh.metadata["_ply_raw"]["face"]["data"]["occluded"]).astype(bool)
+    occluded = flags(mesh)
     z = mesh.vertices[mesh.faces][..., 2]
     reach = z.max(axis=1) / z.min(axis=1)
     assert (reach[~occluded] < 1.01).all()
