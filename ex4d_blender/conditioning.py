@@ -58,9 +58,9 @@ Steps = Generator[tuple[int, int], None, Take]
 
 
 def default_engine(scene: bpy.types.Scene, include_cg: bool) -> str:
-    """EEVEE, which is exact and fast; Cycles where OpenGL is missing or the user's own objects are lit for it."""
-    lit_for_cycles = include_cg and scene.render.engine == compat.CYCLES
-    return "EEVEE" if compat.can_draw_opengl() and not lit_for_cycles else "CYCLES"
+    """Cycles, which needs no graphics card; EEVEE where the user's own objects are lit for it."""
+    lit_for_eevee = include_cg and scene.render.engine == compat.eevee_engine()
+    return "EEVEE" if lit_for_eevee and compat.can_draw_opengl() else "CYCLES"
 
 
 def render_conditioning(
@@ -70,7 +70,7 @@ def render_conditioning(
     take: Take,
     *,
     include_cg: bool,
-    engine: str = "CYCLES",
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> Take:
@@ -78,7 +78,7 @@ def render_conditioning(
 
     Args:
         include_cg: draw the user's own objects too, lit by the user's lamps and world; they count as seen.
-        engine: "CYCLES" or "EEVEE". With `include_cg` the samples and bounces are those of `scene`.
+        engine: "CYCLES" or "EEVEE"; None: `default_engine`. With `include_cg` the samples and bounces are those of `scene`.
         progress: called with (done, total) after each frame.
         check: called before each frame; raise `Cancelled` in it to stop. Finished frames stay.
 
@@ -104,12 +104,19 @@ def render_conditioning(
 
 
 def conditioning_steps(
-    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, take: Take, *, include_cg: bool, engine: str
+    scene: bpy.types.Scene,
+    imported: ImportedShot,
+    shot: Shot,
+    take: Take,
+    *,
+    include_cg: bool,
+    engine: str | None = None,
 ) -> Steps:
     """`render_conditioning` a frame at a time, for a modal operator: yields (done, total), returns the take.
 
     The generator may be dropped at any step: finished frames stay and nothing else is left.
     """
+    engine = engine or default_engine(scene, include_cg)
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}, not one of {ENGINES}")
     if engine == "EEVEE" and not compat.can_draw_opengl():

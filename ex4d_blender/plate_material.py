@@ -85,6 +85,7 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
         and SHOT_PROPERTY in material
         and material.node_tree is not None
         and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, AT_VERTEX_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE))
+        and material.node_tree.nodes[ALBEDO_NODE].inputs["Vector"].is_linked
     )
 
 

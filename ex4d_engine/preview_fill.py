@@ -19,7 +19,10 @@ FAR_SIDE = 1.02  # how much deeper than the hole's bridge its far side is
 FRINGE_SHARE = 1 / 64  # of the frame's longer side: how wide a silhouette's mixed colours lie around a hole
 CRACK_PX = 5  # a hole no wider than this is a crack in one surface, without silhouettes around it
 BAND_SHARE = 1 / 48  # of the longer side: how much around a hole it is filled from
-SURROUND_SHARE = 1 / 4  # of the longer side: how far around a place its background is looked for
+SURROUND_SHARE = 1 / 6  # of the longer side: how far around a place its background is looked for
+FAR_BORDER_SHARE = 0.2  # of the borders around a place: what lies behind the rest is its background
+DEPTH_BINS = 24
+GRID_CELLS = 32
 FOREGROUND_SHARE = 0.6  # of the background's depth: what is nearer hides something and does not fill
 
 
@@ -113,14 +116,13 @@ def _background_weight(
     """(H,W) how much a pixel says about the holes beside it: 1, or next to nothing for a foreground.
 
     Only what borders on a hole counts: a foreground's own inside must not leak out, nor the sky into a hole in
-    the ground. The background of a place is the farthest around it, or what a fifth of the hole's border lies
-    behind, where that is farther: beside a wide foreground there is nothing else near.
+    the ground. The background of a place is what a fifth of the borders around it lies behind.
     """
     longer = max(known.shape)
     hole = (~known).astype(np.uint8)
     band = known & ~cracks & (cv2.dilate(hole, _square(BAND_SHARE * longer)) > 0)
     z = np.where(band, depth, 0).astype(np.float32)
-    background = np.maximum(cv2.dilate(z, _square(SURROUND_SHARE * longer)), _border_depth(hole, z))
+    background = _depth_around(z)
     # a steep slope and no step, as a surface near the limit would flicker from frame to frame
     nearness = np.minimum(z / np.maximum(FOREGROUND_SHARE * background, 1e-20), 1.0)
     weight = np.maximum(nearness.astype(np.float64) ** 48, 1e-9)
@@ -129,20 +131,32 @@ def _background_weight(
     return np.where(band, weight * np.where(trusted > 0, 1.0, 1e-4), 0).astype(np.float32)
 
 
-def _border_depth(hole: NDArray[np.uint8], z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H,W) the depth behind which a fifth of the border of the hole nearest to a pixel lies. z: 0 off the borders."""
-    count, holes = cv2.connectedComponents(hole, connectivity=8)
-    _, nearest = cv2.distanceTransformWithLabels(1 - hole, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
-    at_hole = np.zeros(int(nearest.max()) + 1, np.int32)
-    at_hole[nearest[hole > 0]] = holes[hole > 0]
-    owner = at_hole[nearest]
-    on_border = np.flatnonzero(z)
-    order = on_border[np.lexsort((z.ravel()[on_border], owner.ravel()[on_border]))]
-    sizes = np.bincount(owner.ravel()[order], minlength=count)
-    picked = np.cumsum(sizes) - sizes + sizes * 4 // 5
-    depths = np.zeros(count, np.float32)
-    depths[sizes > 0] = z.ravel()[order[picked[sizes > 0]]]
-    return depths[owner]
+def _depth_around(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H,W) the depth behind which a fifth of the borders around a pixel lies. z: 0 off the borders.
+
+    From a histogram of depths in every cell of a coarse grid, blurred over the neighbourhood: it changes as gently
+    from frame to frame as the borders do, where the extremes of a window would jump.
+    """
+    height, width = z.shape
+    if not z.any():
+        return z
+    levels = np.log(z[z > 0])
+    edges = np.linspace(levels.min(), levels.max() + 1e-3, DEPTH_BINS + 1)
+    cell = max(1, round(max(z.shape) / GRID_CELLS))
+    rows, columns = np.nonzero(z)
+    place = (rows // cell, columns // cell, np.clip(np.digitize(levels, edges) - 1, 0, DEPTH_BINS - 1))
+    counts = np.zeros((-(-height // cell), -(-width // cell), DEPTH_BINS), np.float32)
+    np.add.at(counts, place, 1)
+    around = cv2.GaussianBlur(counts, (0, 0), SURROUND_SHARE * max(z.shape) / cell, borderType=cv2.BORDER_CONSTANT)
+    # where nothing is near, all of the picture counts
+    around = around.reshape(counts.shape) + 1e-6 * counts.mean(axis=(0, 1)) + 1e-12
+    share = np.cumsum(around, axis=2) / around.sum(axis=2, keepdims=True)
+    above = np.argmax(share >= 1 - FAR_BORDER_SHARE, axis=2)[..., None]
+    top = np.take_along_axis(share, above, 2)
+    bottom = np.where(above > 0, np.take_along_axis(share, np.maximum(above - 1, 0), 2), 0)
+    level = edges[above] + (1 - FAR_BORDER_SHARE - bottom) / (top - bottom) * (edges[1] - edges[0])
+    smooth = cv2.resize(np.exp(level[..., 0]).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(smooth, np.float32).reshape(height, width)
 
 
 def _pasted(color: NDArray[np.uint8], fill: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def conditioning_take(color: str, mask: str, root: Path, reporter: Terminal) -> 
         raise Ex4dError("no_frames", f"{color} holds no readable frame.", "Export the movie again.")
     shot = replace(shot, plate=replace(plate, count=count))
     frames = tuple(CameraFrame(number, lens, IDENTITY) for number in shot.require_plate().numbers)
-    take = replace(take, frames=frames, conditioning="movies")
+    take = replace(take, frames=frames)
     save_shot(shot)
     save_take(take)
     return shot, take

@@ -20,6 +20,8 @@ from .topology import Topology
 OCCLUSION_ANGLE_DEG = 2.5
 CANONICAL_FOCAL_PX = 500.0
 
+BAND_ROWS = 32  # rows worked on at a time, so that what is in between stays in the processor's cache
+
 _SIN_SQUARED = math.sin(math.radians(OCCLUSION_ANGLE_DEG)) ** 2
 
 
@@ -36,23 +38,46 @@ def seen_faces(depth: NDArray[np.float32], cover: NDArray[np.uint8] | None = Non
     height, width = depth.shape
     # the edge ring repeats the border's depth; beyond it comes the skirt, which is occluded by definition
     ringed = np.pad(depth, 1, mode="edge").astype(np.float32)
-    top_left, top_right = ringed[:-1, :-1], ringed[:-1, 1:]
-    bottom_left, bottom_right = ringed[1:, :-1], ringed[1:, 1:]
-    half = 0.5 / CANONICAL_FOCAL_PX
-
-    def corner(z: NDArray[np.float32], x: float, y: float) -> tuple[NDArray[np.float32], ...]:
-        return z * np.float32(x), z * np.float32(y), z
-
-    a, b = corner(top_left, -half, -half), corner(bottom_left, -half, half)
-    c, d = corner(top_right, half, -half), corner(bottom_right, half, half)
-    inner = np.stack([_wide(a, b, c), _wide(b, d, c)], axis=-1)
+    seen = np.zeros((height + 2 * RINGS - 1, width + 2 * RINGS - 1, 2), dtype=np.uint8)
+    inner = seen[1:-1, 1:-1]
+    for top in range(0, height + 1, BAND_ROWS):
+        band = slice(top, min(top + BAND_ROWS, height + 1))
+        inner[band] = _seen_band(ringed[band.start : band.stop + 1])
     if cover is not None:
         solid = np.pad(cover, 1, mode="edge") >= 128
         shared = solid[1:, :-1] & solid[:-1, 1:]  # both triangles of a cell have these two corners
-        inner &= np.stack([shared & solid[:-1, :-1], shared & solid[1:, 1:]], axis=-1)
-    seen = np.zeros((height + 2 * RINGS - 1, width + 2 * RINGS - 1, 2), dtype=np.uint8)
-    seen[1:-1, 1:-1] = np.where(inner, 255, 0)
+        inner[~np.stack([shared & solid[:-1, :-1], shared & solid[1:, 1:]], axis=-1)] = 0
     return seen.reshape(seen.shape[0], -1)
+
+
+def _seen_band(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(R-1, C-1, 2) uint8, 255 where the two faces of a cell have no angle under the limit. depth: (R,C).
+
+    `_wide` written out for corners (±h z, ±h z, z), h half a pixel of the canonical camera: neighbours share
+    their edges, and the cross product of a face's edges comes down to the terms in `area`.
+    """
+    z = depth / depth.max()  # products of four depths must stay within float32 at any scene scale
+    h2 = np.float32((0.5 / CANONICAL_FOCAL_PX) ** 2)
+    square = z * z
+    across = 2 * h2 * (square[:, :-1] + square[:, 1:]) + (z[:, 1:] - z[:, :-1]) ** 2
+    down = 2 * h2 * (square[:-1] + square[1:]) + (z[1:] - z[:-1]) ** 2
+    b, c = z[1:, :-1], z[:-1, 1:]
+    b2, c2 = square[1:, :-1], square[:-1, 1:]
+    both = h2 * (b + c) ** 2
+    diagonal = 2 * both + (b - c) ** 2
+    limit = np.float32(_SIN_SQUARED) / (4 * h2)
+
+    def wide(
+        tip: NDArray[np.float32], tip2: NDArray[np.float32], flat: NDArray[np.float32], steep: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        area = b2 * (c - tip) ** 2 + c2 * (b - tip) ** 2 + tip2 * both
+        # the product of the two longest edges is the largest product of two
+        longest = np.maximum(np.maximum(flat, steep) * diagonal, flat * steep)
+        return area >= limit * longest
+
+    first = wide(z[:-1, :-1], square[:-1, :-1], across[:-1], down[:, :-1])
+    second = wide(z[1:, 1:], square[1:, 1:], across[1:], down[:, 1:])
+    return np.stack([first, second], axis=-1).astype(np.uint8) * np.uint8(255)
 
 
 def seen_pixels(seen: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from ..errors import Ex4dError
 from . import AT_VERTEX, Rendering
 
 FAR_SHARE = 1e3
+DEVICE = "cuda"
 
 
 class NvdiffrastRaster:
@@ -34,7 +35,7 @@ class NvdiffrastRaster:
                 f"nvdiffrast is not installed ({error}).",
                 "Use the opengl raster. nvdiffrast may be installed by hand for research and evaluation only.",
             ) from error
-        if not self._torch.cuda.is_available():
+        if DEVICE == "cuda" and not self._torch.cuda.is_available():
             raise Ex4dError("missing_package", "nvdiffrast needs a CUDA device.", "Use the opengl raster.")
         logging.getLogger(__name__).warning("nvdiffrast: licensed for research and evaluation only (its section 3.3).")
         self._grid, self._near, self._reference = grid, near, reference
@@ -59,7 +60,9 @@ class NvdiffrastRaster:
         self._points = self._rays * torch.where(self._pinned > 0, self._pinned, z)[:, None]
         self._albedo = self._tensor(albedo).float()[None] / 255
         behind = len(self._grid.topology.faces) - self._grid.topology.grid_faces
-        self._seen = torch.cat([self._tensor(seen.reshape(-1)) > 127, torch.zeros(behind, dtype=torch.bool).cuda()])
+        self._seen = torch.cat(
+            [self._tensor(seen.reshape(-1)) > 127, torch.zeros(behind, dtype=torch.bool, device=DEVICE)]
+        )
         self._colours = (self._tensor(albedo)[self._pixels[:, 0], self._pixels[:, 1]].float() / 255)[None]
 
     def draw(
@@ -72,16 +75,14 @@ class NvdiffrastRaster:
         points = self._points @ view[:3, :3].T + view[:3, 3]
         x, y, z = points.unbind(-1)
         k = intrinsics
-        # nvdiffrast has no programmable depth: z/w is set to fall with log z, the same order as in opengl.py
-        octaves = np.log2(
-            FAR_SHARE * (float(self._grid.pinned.max()) + np.linalg.norm(source_to_camera[:3, 3])) / self._near
-        )
-        depth = 2 * torch.log2(z.clamp_min(self._near) / self._near) / octaves - 1
+        # z/w is linear in 1/z, so that a triangle's inside is ordered right as well as its corners
+        near = self._near
+        far = FAR_SHARE * (float(self._grid.pinned.max()) + float(np.linalg.norm(source_to_camera[:3, 3])))
         clip = torch.stack(
             [
                 2 / width * (k[0, 0] * x + k[0, 1] * y) + (2 * k[0, 2] / width - 1) * z,
                 2 / height * k[1, 1] * y + (2 * k[1, 2] / height - 1) * z,
-                torch.where(z > self._near, depth * z, z - 2 * self._near),
+                (far + near) / (far - near) * z - 2 * far * near / (far - near),
                 z,
             ],
             dim=-1,
@@ -106,4 +107,4 @@ class NvdiffrastRaster:
         )
 
     def _tensor(self, array: NDArray[Any]) -> Any:
-        return self._torch.as_tensor(np.ascontiguousarray(array)).cuda()
+        return self._torch.as_tensor(np.ascontiguousarray(array)).to(DEVICE)

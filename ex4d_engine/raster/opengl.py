@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import cv2
 import moderngl
 import numpy as np
 from numpy.typing import NDArray
@@ -142,8 +143,9 @@ class OpenGLRaster:
         self._vertices.render(moderngl.TRIANGLES)
         rgba = np.frombuffer(target.read(components=4, alignment=1), np.uint8).reshape(height, width, 4)
         depth = np.frombuffer(target.read(components=1, attachment=1, dtype="f4", alignment=1), np.float32)
+        # OpenCV takes channels apart several times faster than numpy's strided copies
         return Rendering(
-            np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]), depth.reshape(height, width).copy()
+            cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), cv2.extractChannel(rgba, 3), depth.reshape(height, width)
         )
 
     def _vertex_array(self, grid: RayGrid) -> moderngl.VertexArray:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -45,11 +44,11 @@ def psnr(one: np.ndarray, two: np.ndarray) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-@pytest.mark.parametrize("engine", ["CYCLES", "EEVEE"])
-@pytest.mark.parametrize("kind", ["none", "poses"])
+@pytest.mark.parametrize(("kind", "engine"), [("none", "CYCLES"), ("poses", "CYCLES"), ("poses", "EEVEE")])
 def test_source_camera_gives_the_plate_back(
     addon: Addon, new_shot: Any, source_take: Any, kind: str, engine: str
 ) -> None:
+    """Border included: the edge ring carries it."""
     shot = new_shot(kind)
     scene = bpy.context.scene
     imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
@@ -61,8 +60,8 @@ def test_source_camera_gives_the_plate_back(
     for number in take.numbers:
         plate = addon("ex4d_blender.pixel_files").read_rgba(shot.plate_file(number))[..., :3].astype(int)
         color, mask = (read(addon, take, layer, number) for layer in ("color", "mask"))
-        assert (mask[1:-1, 1:-1] == 255).all()
-        assert abs(color.astype(int) - plate)[1:-1, 1:-1].max() <= 1
+        assert (mask == 255).all()
+        assert abs(color.astype(int) - plate).max() <= 1
 
 
 @pytest.mark.parametrize("engine", ["CYCLES", "EEVEE"])
@@ -80,7 +79,6 @@ def test_orbit_agrees_with_the_engine(addon: Addon, new_shot: Any, run_engine: A
         colors = [read(addon, take, "color", number) for take in (one, two)]
         both = masks[0] & masks[1]
         overlap = both.sum() / (masks[0] | masks[1]).sum()
-        print(engine, number, overlap, psnr(colors[0][both], colors[1][both]))
         assert overlap >= 0.995
         assert psnr(colors[0][both], colors[1][both]) >= 40
         assert not colors[1][~masks[1]].any()
@@ -109,7 +107,9 @@ def file_state() -> dict[str, Any]:
     for item in bpy.data.objects:
         slots = [(slot.link, slot.material.name if slot.material else None) for slot in item.material_slots]
         place = np.array(item.matrix_world).round(6).tolist()
-        state[item.name] = (item.hide_render, item.hide_viewport, slots, place, item.users, len(item.users_scene))
+        # Blender 4.2 itself counts a user too many for every copy of a scene, until the file is loaded again
+        users = item.users if bpy.app.version >= (4, 3) else 0
+        state[item.name] = (item.hide_render, item.hide_viewport, slots, place, users, len(item.users_scene))
     for kind in ("scenes", "objects", "meshes", "materials", "cameras", "images", "worlds", "node_groups", "actions"):
         # Blender keeps the picture of every render under this name
         state[kind] = sorted(block.name for block in getattr(bpy.data, kind) if block.name != "Render Result")
@@ -202,9 +202,13 @@ def test_finished_frames_are_kept(addon: Addon, new_shot: Any) -> None:
     assert take.file("color", 1001).stat().st_mtime_ns == written
 
 
-def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any) -> None:
+@pytest.mark.parametrize("engine", ["CYCLES", "EEVEE"])
+def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any, engine: str) -> None:
     shot, imported = busy_scene
     scene = bpy.context.scene
+    scene.render.engine = "CYCLES" if engine == "CYCLES" else addon("ex4d_blender.compat").eevee_engine()
+    assert addon("ex4d_blender.conditioning").default_engine(scene, True) == engine
+    scene.eevee.taa_render_samples = 4
     add_cube("cube", 0.3, tuple(imported.camera_object.matrix_world @ mathutils_vector(0.0, 0.0, -1.5)))
     add_cube("hidden", 0.5, (0.0, 1.2, 0.0)).hide_render = True
     lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
@@ -222,9 +226,6 @@ def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any
     addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes["dark"], include_cg=True)
     color = {name: read(addon, take, "color", 1001).astype(int) for name, take in takes.items()}
     mask = {name: read(addon, take, "mask", 1001)[..., 0] for name, take in takes.items()}
-    if os.environ.get("DUMP"):
-        addon("ex4d_blender.pixel_files").write_png(__import__("pathlib").Path("/tmp/dev/cg.png"), np.concatenate([c.astype(np.uint8).repeat(4,0).repeat(4,1) for c in color.values()],1))
-        print(abs(color["with"] - color["without"]).reshape(-1,3).mean(0), np.percentile(abs(color["with"] - color["without"]),[5,50,95]))
     # with more samples than one a depth edge may come out a few values off, as the samples lie around the centre
     changed = (abs(color["with"] - color["without"]) > 8).any(axis=-1)
     assert 0.01 < changed.mean() < 0.25  # the cube, and nothing else

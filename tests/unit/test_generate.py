@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -132,14 +131,12 @@ def test_a_finished_take_stays_and_a_new_one_is_made(shot: Shot, take: Take) -> 
     assert again.record["reconstruction"] == shot.settings and again.record["raster"] == "opengl"
     for layer in ("color", "mask", "depth"):
         for number in done.numbers:
-            assert os.path.samefile(done.file(layer, number), again.file(layer, number))  # hard links
+            assert done.file(layer, number).samefile(again.file(layer, number))  # hard links
     for number in done.numbers:
-        assert not os.path.samefile(done.file("generated", number), again.file("generated", number))
+        assert not done.file("generated", number).samefile(again.file("generated", number))
 
 
-def test_without_hard_links_conditioning_is_copied(
-    shot: Shot, take: Take, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_hard_links_conditioning_is_copied(shot: Shot, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     done = generate(shot, take, "preview", Silent())
 
     def refuse(*_: object) -> None:
@@ -235,9 +232,7 @@ def test_a_shot_made_anew_since_lends_no_pixels_to_an_old_take(shot: Shot, take:
     assert done.is_finished and read_png(done.file("composite", 1001)).shape == (48, 64, 3)
 
 
-def test_a_full_disk_is_noticed_before_work_starts(
-    shot: Shot, take: Take, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_noticed_before_work_starts(shot: Shot, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     before, document = times(take.root), (take.root / "take.json").read_bytes()
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
     with pytest.raises(Ex4dError) as error:
@@ -262,7 +257,9 @@ def test_a_take_without_holes_is_its_conditioning(shot: Shot) -> None:
 
 
 def test_a_take_that_sees_nothing(shot: Shot, take: Take) -> None:
-    away = dataclasses.replace(take.frames[0], camera_to_world=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1)))
+    away = dataclasses.replace(
+        take.frames[0], camera_to_world=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1))
+    )
     blind = new_take(shot, (away, away), (64, 48), first=1001, fps=take.fps)
     save_take(blind)
     assert generate(shot, render(shot, blind, Silent()), "preview", Silent()).is_finished

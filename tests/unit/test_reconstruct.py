@@ -313,7 +313,7 @@ def test_a_process_killed_while_replacing_loses_neither_shot(
         if calls == step:
             raise Killed
         calls += 1
-        os.rename(source, target)
+        Path(source).rename(target)
 
     with monkeypatch.context() as patch:
         patch.setattr(shot_renewal.os, "replace", ours_only(replace, os.replace))

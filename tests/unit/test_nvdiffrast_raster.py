@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The nvdiffrast backend's own half: what it hands over and what it makes of the answer.
+
+nvdiffrast itself cannot be installed here (a CUDA build under a research licence), so a small rasteriser in
+numpy stands in for it, with its documented conventions: clip-space positions, row 0 at y = −1, face numbers
+from 1, barycentric coordinates of a face's first two vertices.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from ex4d_engine.cameras import intrinsics_from_fov
+from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
+from ex4d_engine.dwmesh.ray_grid import ray_grid
+from ex4d_engine.raster import make_raster, nvdiffrast
+from ex4d_engine.trajectories import orbit
+
+
+def rasterize(context: object, positions: torch.Tensor, faces: torch.Tensor, resolution: tuple[int, int]):
+    height, width = resolution
+    clip = positions[0].double().numpy()
+    depth = np.full((height, width), np.inf)
+    hit = np.zeros((height, width, 4), np.float32)
+    rows, columns = np.mgrid[:height, :width]
+    points = np.stack([(columns + 0.5) / width * 2 - 1, (rows + 0.5) / height * 2 - 1], -1)
+    for number, face in enumerate(faces.numpy()):
+        corner = clip[face]
+        if (corner[:, 3] <= 0).any():
+            continue  # no clipping: the test's cameras keep the mesh in front
+        screen = corner[:, :2] / corner[:, 3:]
+        low = np.floor((screen.min(0) + 1) / 2 * [width, height]).astype(int) - 1
+        high = np.ceil((screen.max(0) + 1) / 2 * [width, height]).astype(int) + 1
+        x0, y0 = np.clip(low, 0, [width, height])
+        x1, y1 = np.clip(high, 0, [width, height])
+        if x0 >= x1 or y0 >= y1:
+            continue
+        at = points[y0:y1, x0:x1]
+        a, b, c = screen
+        area = (b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0]
+        if abs(area) < 1e-15:
+            continue
+        wa = ((b - at)[..., 0] * (c - at)[..., 1] - (b - at)[..., 1] * (c - at)[..., 0]) / area
+        wb = ((c - at)[..., 0] * (a - at)[..., 1] - (c - at)[..., 1] * (a - at)[..., 0]) / area
+        wc = 1 - wa - wb
+        z = wa * corner[0, 2] / corner[0, 3] + wb * corner[1, 2] / corner[1, 3] + wc * corner[2, 2] / corner[2, 3]
+        inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (z >= -1) & (z <= 1) & (z < depth[y0:y1, x0:x1])
+        total = wa / corner[0, 3] + wb / corner[1, 3] + wc / corner[2, 3]
+        new = np.stack([wa / corner[0, 3] / total, wb / corner[1, 3] / total, z, np.full_like(z, number + 1)], -1)
+        depth[y0:y1, x0:x1][inside] = z[inside]
+        hit[y0:y1, x0:x1][inside] = new[inside]
+    return torch.from_numpy(hit)[None], None
+
+
+def interpolate(values: torch.Tensor, hit: torch.Tensor, faces: torch.Tensor):
+    face = hit[..., 3].long() - 1
+    corners = values[0][faces.long()[face.clamp_min(0)]]
+    u, v = hit[..., 0:1], hit[..., 1:2]
+    result = u * corners[..., 0, :] + v * corners[..., 1, :] + (1 - u - v) * corners[..., 2, :]
+    return torch.where((face >= 0)[..., None], result, torch.zeros(())), None
+
+
+def texture(image: torch.Tensor, places: torch.Tensor, filter_mode: str, boundary_mode: str) -> torch.Tensor:
+    assert (filter_mode, boundary_mode) == ("linear", "clamp")
+    sampled = torch.nn.functional.grid_sample(
+        image.permute(0, 3, 1, 2), places * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("nvdiffrast.torch")
+    module.RasterizeCudaContext = object  # type: ignore[attr-defined]
+    module.rasterize, module.interpolate, module.texture = rasterize, interpolate, texture  # type: ignore[attr-defined]
+    package = types.ModuleType("nvdiffrast")
+    package.torch = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nvdiffrast", package)
+    monkeypatch.setitem(sys.modules, "nvdiffrast.torch", module)
+    monkeypatch.setattr(nvdiffrast, "DEVICE", "cpu")
+
+
+@pytest.mark.parametrize("degrees", [0, 8, -25])
+def test_it_draws_what_opengl_draws(stand_in: None, degrees: float) -> None:
+    width, height = 48, 32
+    depth = np.full((height, width), 9, np.float32)
+    depth[16:] = np.linspace(9, 4, 16, dtype=np.float32)[:, None]
+    depth[8:24, 18:28] = 3
+    image = np.random.default_rng(5).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    image = np.repeat(np.repeat(image, 4, 0), 4, 1)
+    seen = seen_faces(depth)
+    albedo = np.dstack([image, seen_pixels(seen, width, height)])
+    K = intrinsics_from_fov(width, height)
+    view = np.linalg.inv(orbit(2, degrees, 3.0)[-1])
+    drawn = {}
+    for name in ("opengl", "nvdiffrast"):
+        with make_raster(name, ray_grid(width, height, K, 12.0), nearest=3.0) as raster:
+            raster.set_frame(depth, albedo, seen)
+            drawn[name] = raster.draw(K, view, (width, height))
+    one, two = drawn["opengl"], drawn["nvdiffrast"]
+    both = (one.mask > 0) & (two.mask > 0)
+    assert both.sum() / ((one.mask > 0) | (two.mask > 0)).sum() >= 0.985  # edges of 48 × 32 pixels are many
+    error = (one.color[both].astype(float) - two.color[both]) ** 2
+    assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) >= 40
+    np.testing.assert_allclose(two.depth[both], one.depth[both], rtol=2e-3)
