@@ -14,7 +14,6 @@ from typing import Any
 
 import bpy
 
-WORKBENCH = "BLENDER_WORKBENCH"
 CYCLES = "CYCLES"
 
 
@@ -64,11 +63,6 @@ def animation_curves(data: bpy.types.AnimData) -> list[bpy.types.FCurve]:
 def strips(editor: bpy.types.SequenceEditor) -> Any:
     """The collection of strips: `sequences` up to 4.3, `strips` from 4.4 on."""
     return editor.strips if hasattr(editor, "strips") else editor.sequences
-
-
-def all_strips(editor: bpy.types.SequenceEditor) -> Any:
-    """All strips, those inside meta strips too."""
-    return editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all
 
 
 def strip_range(strip: Any) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
 from .exact_texture import sample_without_mipmaps
-from .mesh_import import ImportedShot, find_imported, plate_objects
+from .mesh_import import ImportedShot, imported_in, plate_objects
 from .pixel_files import read_rgba, write_png
 from .plate_material import (
     ALBEDO_NODE,
@@ -45,14 +45,13 @@ ENGINES = ("CYCLES", "EEVEE")
 SCENE_NAME = "EX-4D conditioning"
 LAYERS = ("color", "mask")
 BYTES_PER_PIXEL = 12
-# In the source view vertices are at the pixels' centres. Cycles finds where a ray meets a triangle to some hundredths
-# of a pixel only (float32, and a triangle that bridges a jump in depth is seen edge-on): that much counts as the vertex.
+# In the source view vertices are at the pixels' centres. Cycles finds where a ray meets a triangle to a hundredth
+# of a pixel only (float32, and a triangle that bridges a jump in depth is seen edge-on): that much counts as the
+# vertex.
 SOURCE_VIEW_REACH = 0.02
 SECOND_LOOK_SAMPLES = 8
 # Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
 NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
-CG_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD", "VOLUME", "GREASEPENCIL"})
-LIGHT_TYPES = frozenset({"LIGHT", "LIGHT_PROBE"})
 
 Steps = Generator[tuple[int, int], None, Take]
 
@@ -78,7 +77,8 @@ def render_conditioning(
 
     Args:
         include_cg: draw the user's own objects too, lit by the user's lamps and world; they count as seen.
-        engine: "CYCLES" or "EEVEE"; None: `default_engine`. With `include_cg` the samples and bounces are those of `scene`.
+        engine: "CYCLES" or "EEVEE"; None: `default_engine`. With `include_cg` samples and bounces are those of
+            `scene`.
         progress: called with (done, total) after each frame.
         check: called before each frame; raise `Cancelled` in it to stop. Finished frames stay.
 
@@ -122,7 +122,7 @@ def conditioning_steps(
     if engine == "EEVEE" and not compat.can_draw_opengl():
         raise Ex4dError("no_opengl", "EEVEE needs OpenGL, and libEGL is not installed.", "Choose Cycles instead.")
     started = time.monotonic()
-    scene_name, total = scene.name, len(take.frames)
+    scene_name, collection_name, total = scene.name, imported.collection.name, len(take.frames)
     todo = [
         (number, frame)
         for number, frame in zip(take.numbers, take.frames, strict=True)
@@ -131,7 +131,7 @@ def conditioning_steps(
     prepare_folder(take.root, need_bytes=len(todo) * take.width * take.height * BYTES_PER_PIXEL)
     for index, (number, camera) in enumerate(todo):
         # looked up at every frame: after an undo all references are dead
-        color, mask = _draw(bpy.data.scenes.get(scene_name), shot, take, number, camera, include_cg, engine)
+        color, mask = _draw(*_look_up(scene_name, collection_name), shot, take, number, camera, include_cg, engine)
         write_png(take.file("color", number), color)
         write_png(take.file("mask", number), mask)
         yield total - len(todo) + index + 1, total
@@ -145,8 +145,20 @@ def conditioning_steps(
     return take
 
 
+def _look_up(scene_name: str, collection_name: str) -> tuple[bpy.types.Scene, ImportedShot]:
+    scene: bpy.types.Scene | None = bpy.data.scenes.get(scene_name)
+    collection: bpy.types.Collection | None = bpy.data.collections.get(collection_name)
+    imported = imported_in(collection) if collection is not None else None
+    if scene is None or imported is None:
+        raise Ex4dError(
+            "take_incomplete", f"{collection_name} is no longer in the scene.", "Import the shot; then run again."
+        )
+    return scene, imported
+
+
 def _draw(
-    scene: bpy.types.Scene | None,
+    scene: bpy.types.Scene,
+    imported: ImportedShot,
     shot: Shot,
     take: Take,
     number: int,
@@ -155,11 +167,6 @@ def _draw(
     engine: str,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(H,W,3) colour and (H,W) mask of output frame `number`."""
-    imported = find_imported(scene, shot.root) if scene is not None else None
-    if scene is None or imported is None:
-        raise Ex4dError(
-            "take_incomplete", f"The shot {shot.root.name} is no longer in the scene.", "Import it; then run again."
-        )
     size = (take.width, take.height)
     is_source_view = _is_source_view(shot, camera, size)
     with (
@@ -171,7 +178,7 @@ def _draw(
         stage.render.filepath = str(still)
         stage.frame_set(_scene_frame(shot, number, camera))
         set_camera(stage, stage.camera, camera, size)
-        _set_clipping(stage.camera.data, shot, camera, NEAR_SHARE[engine])
+        _set_clipping(stage.camera, shot, camera, NEAR_SHARE[engine])
         for material in materials:
             set_vertex_reach(material, SOURCE_VIEW_REACH if is_source_view else VERTEX_REACH)
         rgba = _render_still(stage, still)
@@ -184,19 +191,24 @@ def _draw(
 
 
 def _render_still(stage: bpy.types.Scene, path: Path) -> NDArray[np.uint8]:
+    """(H,W,4) uint8, straight alpha."""
     # given as `scene=`, the operator would set the frame to that of the window's scene
     with bpy.context.temp_override(scene=stage, view_layer=stage.view_layers[0]):
-        bpy.ops.render.render(write_still=True)
+        try:
+            bpy.ops.render.render(write_still=True)
+        except RuntimeError as error:  # Blender's own sentence: a full disk, a graphics card's memory, …
+            raise Ex4dError(
+                "internal",
+                f"Blender could not render frame {stage.frame_current}: {error}",
+                "Finished frames are kept; run it again to go on.",
+            ) from error
     return read_rgba(path)
 
 
 def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
-    """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's.
-
-    Before the clip it is the clip's first: Blender's image textures go on after their last file, not before it.
-    """
+    """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's."""
     numbers = shot.require_plate().numbers
-    follows = number >= numbers[0] and min(number, numbers[-1]) == camera.source
+    follows = min(max(number, numbers[0]), numbers[-1]) == camera.source
     return number if follows else camera.source
 
 
@@ -212,19 +224,19 @@ def _is_source_view(shot: Shot, camera: CameraFrame, size: tuple[int, int]) -> b
     )
 
 
-def _set_clipping(data: bpy.types.Camera, shot: Shot, camera: CameraFrame, near_share: float) -> None:
+def _set_clipping(item: bpy.types.Object, shot: Shot, camera: CameraFrame, near_share: float) -> None:
     geometry = shot.require_geometry()
     source = np.array(shot.source_pose(camera.source))
     travelled = float(np.linalg.norm(np.array(camera.camera_to_world)[:3, 3] - source[:3, 3]))
-    data.clip_start = geometry.near * near_share
-    data.clip_end = 4 * geometry.far + travelled
+    item.data.clip_start = geometry.near * near_share
+    item.data.clip_end = 4 * geometry.far + travelled
 
 
 @contextmanager
 def _conditioning_scene(
     scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, include_cg: bool, engine: str
 ) -> Iterator[tuple[bpy.types.Scene, list[bpy.types.Material]]]:
-    """(scene, the plate's materials in it): a scene that holds copies of the plate's objects, a camera and, if asked, links to the user's objects."""
+    """A scene with copies of the plate's objects, a camera and, if asked, the user's; and the plate's materials."""
     plate, plates = shot.require_plate(), plate_objects(imported, scene)
     if not plates:
         raise Ex4dError(
@@ -233,11 +245,10 @@ def _conditioning_scene(
             "Enable the imported mesh in renders, or import the shot again.",
         )
     plate_names = {item.name_full for item in plates}
-    wanted = CG_TYPES | LIGHT_TYPES if include_cg else frozenset()
     own = [
         item
-        for item in rendered_objects(scene)
-        if item.name_full not in plate_names and (item.type in wanted or (include_cg and item.instance_collection))
+        for item in (rendered_objects(scene) if include_cg else ())
+        if item.name_full not in plate_names and item.type != "CAMERA"
     ]
     stage = scene.copy()
     made: list[bpy.types.ID] = []

@@ -14,7 +14,7 @@ PIXEL_ATTRIBUTE = "pix"  # where a vertex finds its depth: centre of its texel, 
 PINNED_ATTRIBUTE = "pinned"  # 0, or the constant depth of a vertex that no pixel moves
 
 
-def depth_group(name: str, depth: bpy.types.Image, plate: Plate) -> bpy.types.GeometryNodeTree:
+def depth_group(name: str, depth: bpy.types.Image, plate: Plate) -> bpy.types.NodeTree:
     """Builds the group for one shot.
 
     Args:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import bpy
 import numpy as np
@@ -75,5 +75,5 @@ def _driver_count(item: bpy.types.Object) -> int:
     return 0 if item.animation_data is None else len(item.animation_data.drivers)
 
 
-def _rounded(values: object) -> str:
-    return " ".join(f"{float(value):.5g}" for value in values)  # type: ignore[attr-defined]
+def _rounded(values: Iterable[float]) -> str:
+    return " ".join(f"{float(value):.5g}" for value in values)

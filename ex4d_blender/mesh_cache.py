@@ -52,7 +52,7 @@ def bake_mesh_cache(mesh_object: bpy.types.Object, folder: Path, scene: bpy.type
                 if points.shape != first.shape:
                     raise Ex4dError(
                         "depth_mismatch",
-                        f"{mesh_object.name} has {len(first)} vertices at frame {frames[0]} and {len(points)} at {frame}.",
+                        f"{mesh_object.name} has {len(first)} vertices at frame {frames[0]}, {len(points)} at {frame}.",
                         "Disable the modifiers that add or remove vertices; then bake again.",
                     )
                 file.write(points.tobytes())

@@ -81,7 +81,7 @@ def import_shot(shot: Shot, scene: bpy.types.Scene) -> ImportedShot:
     material = plate_material(shot, f"EX-4D {name}")
     mesh.materials.append(material)
     mesh_object = bpy.data.objects.new(f"EX-4D {name}", mesh)
-    depth = load_sequence(shot.depth_file(plate.first), f"EX-4D {name} depth", is_colour=False)
+    depth = load_sequence(shot.depth_file(plate.first), f"EX-4D {name} depth", plate, is_colour=False)
     modifier = mesh_object.modifiers.new("EX-4D Depth", "NODES")
     modifier.node_group = depth_group(f"EX-4D {name} depth", depth, plate)
     # The closed mesh stands around the whole scene: it must not shut out the user's lamps and sky
@@ -132,16 +132,24 @@ def find_imported(scene: bpy.types.Scene, shot_root: Path) -> ImportedShot | Non
     """
     wanted = shot_root.resolve()
     for collection in reversed(scene.collection.children_recursive):
-        if collection.get(ROLE_PROPERTY) != COLLECTION_ROLE or imported_root(collection) != wanted:
-            continue
-        by_role = {item.get(ROLE_PROPERTY): item for item in collection.all_objects}
-        mesh_object = by_role.get(MESH_ROLE)
-        baked = by_role.get(BAKED_ROLE)
-        if baked is not None and (mesh_object is None or not baked.hide_render):
-            mesh_object = baked
-        if mesh_object is not None and CAMERA_ROLE in by_role:
-            return ImportedShot(collection, mesh_object, by_role[CAMERA_ROLE])
+        imported = imported_in(collection)
+        if imported is not None and imported_root(collection) == wanted:
+            return imported
     return None
+
+
+def imported_in(collection: bpy.types.Collection) -> ImportedShot | None:
+    """The import that a collection holds; None where it is not one, or its mesh or camera was deleted."""
+    if collection.get(ROLE_PROPERTY) != COLLECTION_ROLE:
+        return None
+    by_role = {item.get(ROLE_PROPERTY): item for item in collection.all_objects}
+    mesh_object = by_role.get(MESH_ROLE)
+    baked = by_role.get(BAKED_ROLE)
+    if baked is not None and (mesh_object is None or not baked.hide_render):
+        mesh_object = baked
+    if mesh_object is None or CAMERA_ROLE not in by_role:
+        return None
+    return ImportedShot(collection, mesh_object, by_role[CAMERA_ROLE])
 
 
 def imported_root(block: bpy.types.ID) -> Path | None:

@@ -45,10 +45,10 @@ def plate_material(shot: Shot, name: str) -> bpy.types.Material:
     tree.nodes.clear()
 
     albedo = _image_node(tree, ALBEDO_NODE, ALBEDO_UV, (-300, 200))
-    albedo.image = load_sequence(shot.albedo_file(plate.first), f"{name} albedo", is_colour=True)
+    albedo.image = load_sequence(shot.albedo_file(plate.first), f"{name} albedo", plate, is_colour=True)
     albedo.interpolation, albedo.extension = "Linear", "EXTEND"
     seen = _image_node(tree, SEEN_NODE, SEEN_UV, (-300, -100))
-    seen.image = load_sequence(shot.seen_file(plate.first), f"{name} seen", is_colour=False)
+    seen.image = load_sequence(shot.seen_file(plate.first), f"{name} seen", plate, is_colour=False)
     seen.interpolation, seen.extension = "Closest", "EXTEND"
     for texture in (albedo, seen):
         follow_timeline(texture.image_user, plate)
@@ -82,9 +82,12 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
     """Whether a material is one of ours, its parts still there."""
     return (
         material is not None
-        and SHOT_PROPERTY in material
+        and material.get(SHOT_PROPERTY) is not None
         and material.node_tree is not None
-        and all(name in material.node_tree.nodes for name in (ALBEDO_NODE, AT_VERTEX_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE))
+        and all(
+            name in material.node_tree.nodes
+            for name in (ALBEDO_NODE, AT_VERTEX_NODE, REACH_NODE, SHOWN_NODE, PLATE_NODE)
+        )
         and material.node_tree.nodes[ALBEDO_NODE].inputs["Vector"].is_linked
     )
 

@@ -51,7 +51,9 @@ def load_take(scene: bpy.types.Scene, shot: Shot, take: Take, *, start_frame: in
     strips = compat.strips(editor)
     channel = _first_free_channel(strips, start, start + length)
     if channel + 1 + len(layers) > MAX_CHANNEL:
-        raise Ex4dError("take_incomplete", "The sequencer has no free channels left.", "Remove strips you no longer need.")
+        raise Ex4dError(
+            "take_incomplete", "The sequencer has no free channels left.", "Remove strips you no longer need."
+        )
 
     def images(name: str, files: Sequence[Path], channel: int) -> bpy.types.Strip:
         strip = strips.new_image(name, str(files[0].absolute()), channel, start)

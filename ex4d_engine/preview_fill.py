@@ -19,8 +19,8 @@ FAR_SIDE = 1.02  # how much deeper than the hole's bridge its far side is
 FRINGE_SHARE = 1 / 64  # of the frame's longer side: how wide a silhouette's mixed colours lie around a hole
 CRACK_PX = 5  # a hole no wider than this is a crack in one surface, without silhouettes around it
 BAND_SHARE = 1 / 48  # of the longer side: how much around a hole it is filled from
-SURROUND_SHARE = 1 / 6  # of the longer side: how far around a place its background is looked for
-FAR_BORDER_SHARE = 0.2  # of the borders around a place: what lies behind the rest is its background
+SURROUND_SHARE = 1 / 4  # of the longer side: how far around a place its background is looked for
+FAR_BORDER_SHARE = 0.05  # of the borders around a place: what lies behind the rest is its background
 DEPTH_BINS = 24
 GRID_CELLS = 32
 FOREGROUND_SHARE = 0.6  # of the background's depth: what is nearer hides something and does not fill
@@ -116,7 +116,7 @@ def _background_weight(
     """(H,W) how much a pixel says about the holes beside it: 1, or next to nothing for a foreground.
 
     Only what borders on a hole counts: a foreground's own inside must not leak out, nor the sky into a hole in
-    the ground. The background of a place is what a fifth of the borders around it lies behind.
+    the ground. The background of a place is what a twentieth of the borders around it lies behind.
     """
     longer = max(known.shape)
     hole = (~known).astype(np.uint8)
@@ -132,7 +132,7 @@ def _background_weight(
 
 
 def _depth_around(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H,W) the depth behind which a fifth of the borders around a pixel lies. z: 0 off the borders.
+    """(H,W) the depth behind which a twentieth of the borders around a pixel lies. z: 0 off the borders.
 
     From a histogram of depths in every cell of a coarse grid, blurred over the neighbourhood: it changes as gently
     from frame to frame as the borders do, where the extremes of a window would jump.

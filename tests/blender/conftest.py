@@ -69,13 +69,17 @@ def run_engine() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def made_shots(run_engine: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`made_shots(kind)` is the folder of a 96 × 64 shot, frames 1001 to 1004: "none", "poses" or "reference"."""
+    """`made_shots(kind)` is the folder of a 96 × 64 shot, frames 1001 to 1004.
+
+    Kinds: "none" (no poses known), "poses", "reference" (the reference's mesh) and "still" (one frame).
+    """
     made: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp("shots") / f"Ünï 作業 {kind}"
-            run_engine("make", made[kind], 96, 64, 4, 1001, kind)
+            frames, of_kind = (1, "none") if kind == "still" else (4, kind)
+            run_engine("make", made[kind], 96, 64, frames, 1001, of_kind)
         return made[kind]
 
     return make

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run by the engine's Python for the Blender tests, as Blender's has no OpenCV: makes and draws small shots.
 
-    make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference
-    make_shot.py render FOLDER TAKE     the engine's conditioning of a take
-    make_shot.py finish FOLDER TAKE     all layers and result.mp4 of a take
+make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference
+make_shot.py render FOLDER TAKE     the engine's conditioning of a take
+make_shot.py finish FOLDER TAKE     all layers and result.mp4 of a take
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,7 @@ def test_orbit_agrees_with_the_engine(addon: Addon, new_shot: Any, run_engine: A
     imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
     one, two = orbit_take(addon, shot, 40.0), orbit_take(addon, shot, 40.0)
     run_engine("render", shot.root, one.name)
-    addon("ex4d_blender.conditioning").render_conditioning(
-        scene, imported, shot, two, include_cg=False, engine=engine
-    )
+    addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, two, include_cg=False, engine=engine)
     for number in one.numbers:
         masks = [read(addon, take, "mask", number)[..., 0] > 127 for take in (one, two)]
         colors = [read(addon, take, "color", number) for take in (one, two)]
@@ -241,6 +240,20 @@ def mathutils_vector(*values: float) -> Any:
     from mathutils import Vector
 
     return Vector(values)
+
+
+def test_baked_mesh_gives_the_plate_back_too(addon: Addon, new_shot: Any, source_take: Any, tmp_path: Path) -> None:
+    shot = new_shot("poses")
+    scene = bpy.context.scene
+    module = addon("ex4d_blender.mesh_import")
+    imported = module.import_shot(shot, scene)
+    addon("ex4d_blender.mesh_cache").bake_mesh_cache(imported.mesh_object, tmp_path, scene, shot.plate.numbers)
+    imported = module.find_imported(scene, shot.root)
+    take = source_take(shot, imported)
+    addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, take, include_cg=False)
+    plate = addon("ex4d_blender.pixel_files").read_rgba(shot.plate_file(1004))[..., :3]
+    assert (read(addon, take, "mask", 1004) == 255).all()
+    assert abs(read(addon, take, "color", 1004).astype(int) - plate).max() <= 1
 
 
 def test_moved_and_hidden_meshes_are_drawn_as_they_are(addon: Addon, new_shot: Any) -> None:

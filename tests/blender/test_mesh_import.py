@@ -43,9 +43,32 @@ def test_vertices_follow_the_depth_files(addon: Addon, new_shot: Any, kind: str)
         bpy.context.scene.frame_set(number)
         points = evaluated_points(imported.mesh_object)
         assert np.abs(points - expected_points(addon, shot, number)).max() < 1e-4
-    first = evaluated_points(imported.mesh_object)
-    bpy.context.scene.frame_set(2000)  # beyond the clip: its last frame stays
-    assert np.array_equal(first, evaluated_points(imported.mesh_object))
+    for number, shown in ((2000, 1004), (7, 1001)):  # outside the clip: its nearest frame
+        bpy.context.scene.frame_set(number)
+        assert np.abs(evaluated_points(imported.mesh_object) - expected_points(addon, shot, shown)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "last"), [("none", 1004), ("still", 1001)])
+def test_textures_follow_the_timeline_and_stay_within_the_clip(
+    addon: Addon, new_shot: Any, kind: str, last: int
+) -> None:
+    """Seen by Cycles: what the plain source view shows at a frame is that frame's plate."""
+    shot = new_shot(kind)
+    scene = bpy.context.scene
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
+    read = addon("ex4d_blender.pixel_files").read_rgba
+    scene.camera = imported.camera_object
+    scene.render.engine, scene.cycles.samples, scene.view_settings.view_transform = "CYCLES", 1, "Standard"
+    scene.cycles.pixel_filter_type, scene.cycles.filter_width, scene.cycles.use_denoising = "GAUSSIAN", 0.01, False
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.dither_intensity = 96, 64, 0.0
+    scene.render.filepath = str(shot.root / "look.png")
+    plates = {number: read(shot.plate_file(number))[..., :3].astype(int) for number in shot.plate.numbers}
+    for frame, shown in ((-5, 1001), (1000, 1001), (1001, 1001), (1003, min(1003, last)), (2000, last)):
+        scene.frame_set(frame)
+        bpy.ops.render.render(write_still=True)
+        picture = read(shot.root / "look.png")[..., :3].astype(int)
+        wrong = {number: (abs(picture - plate).max(axis=-1) > 2).mean() for number, plate in plates.items()}
+        assert min(wrong, key=wrong.get) == shown and wrong[shown] < 0.02
 
 
 def test_depth_reaches_the_right_texels_with_a_lens_and_axes(addon: Addon, new_shot: Any) -> None:

@@ -332,7 +332,7 @@ def test_recon_then_generate(folder: Path) -> None:
         assert camera["extrinsics"].shape == (6, 4, 4) and camera["extrinsics"].dtype == np.float32
         assert camera["intrinsics"].shape == (3, 3)
         np.testing.assert_allclose(camera["extrinsics"][0], np.diag([1, -1, -1, 1]), atol=1e-6)
-    mesh = trimesh.load(out / "DW-Mesh.ply")
+    mesh = trimesh.load_mesh(out / "DW-Mesh.ply")
     assert mesh.is_watertight and mesh.euler_number == 2
     assert np.ravel(mesh.metadata["_ply_raw"]["face"]["data"]["occluded"]).any()
 
@@ -400,5 +400,5 @@ def test_recon_compat_begins_with_the_source_frame(folder: Path, flower: Path) -
     assert np.abs(colour.astype(int) - source[0]).mean() < 2
     assert np.abs(colour.astype(int) - theirs).mean() < 3
     assert mask.min() >= 253
-    mesh = trimesh.load(folder / "out" / "DW-Mesh.ply")
+    mesh = trimesh.load_mesh(folder / "out" / "DW-Mesh.ply")
     assert mesh.is_watertight and mesh.euler_number == 2

@@ -40,7 +40,7 @@ def test_trimesh_reads_a_closed_mesh_with_colours_and_flags(tmp_path: Path, make
     path = tmp_path / "DW-Mesh Ünï.ply"
     write_ply(path, grid, depth, albedo, seen)
     for process in (True, False):  # as it is loaded by default, with vertices in one place merged, and as it is
-        mesh = trimesh.load(path, process=process)
+        mesh = trimesh.load_mesh(path, process=process)
         assert mesh.is_watertight and mesh.is_winding_consistent
         assert mesh.euler_number == 2
         assert mesh.volume > 0
@@ -63,7 +63,7 @@ def flags(mesh: trimesh.Trimesh) -> np.ndarray:
 def test_the_flag_means_a_face_that_bridges_a_jump(tmp_path: Path) -> None:
     grid, depth, albedo, seen = corrected(WIDTH, HEIGHT)
     write_ply(tmp_path / "mesh.ply", grid, depth, albedo, seen)
-    mesh = trimesh.load(tmp_path / "mesh.ply", process=False)
+    mesh = trimesh.load_mesh(tmp_path / "mesh.ply", process=False)
     occluded = flags(mesh)
     z = mesh.vertices[mesh.faces][..., 2]
     reach = z.max(axis=1) / z.min(axis=1)

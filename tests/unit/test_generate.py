@@ -234,7 +234,7 @@ def test_a_shot_made_anew_since_lends_no_pixels_to_an_old_take(shot: Shot, take:
 
 def test_a_full_disk_is_noticed_before_work_starts(shot: Shot, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     before, document = times(take.root), (take.root / "take.json").read_bytes()
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(Ex4dError) as error:
         generate(shot, take, "preview", Silent())
     assert error.value.code == "disk_full"

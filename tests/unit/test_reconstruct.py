@@ -358,7 +358,7 @@ def ours_only(ours: object, theirs: object):  # type: ignore[no-untyped-def]
 def test_what_cannot_be_is_refused_before_anything_is_written(
     folder: Path, code: str, changes: dict[str, object]
 ) -> None:
-    refused(code, settings(folder, **changes), folder / "shot")
+    refused(code, dataclasses.replace(settings(folder), **changes), folder / "shot")  # type: ignore[arg-type]
     assert not (folder / "shot").exists()
 
 
