@@ -112,11 +112,11 @@ def orbit_take(shot: Shot, degrees: float = 12.0, count: int | None = None, **pl
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Every file below `root` that is no JSON, by its relative name: a digest of its bytes.
+    """Every file below `root` that is no record (JSON), by its relative name: a digest of its bytes.
 
     Of a movie, only the number of its frames: the encoder may decide otherwise on a busy machine.
     """
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".json")
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix not in (".json", ".jsonl"))
     return {path.relative_to(root).as_posix(): _digest(path) for path in files}
 
 
@@ -127,6 +127,6 @@ def _digest(path: Path) -> str:
 
 
 def times(root: Path) -> dict[str, int]:
-    """Every file below `root` that is no JSON: when it was written."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".json")
+    """Every file below `root` that is no record (JSON): when it was written."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix not in (".json", ".jsonl"))
     return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in files}

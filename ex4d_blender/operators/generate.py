@@ -13,7 +13,7 @@ from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take
 from .. import sequencer, take_list
 from ..camera_sampling import camera_frames, is_animated
 from ..compat import sequencer_scene
-from ..conditioning import conditioning_steps
+from ..conditioning import conditioning_steps, default_engine
 from ..current_shot import open_imported, open_shot, scene_again, why_no_camera, why_not_imported
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
@@ -96,7 +96,7 @@ def conditioning_engine(scene: bpy.types.Scene, shot: Shot) -> str:
     if settings.conditioning != "AUTO":
         return str(settings.conditioning)
     if settings.include_cg or is_edited(open_imported(scene, shot), scene):
-        return "CYCLES"
+        return default_engine(scene, settings.include_cg)
     return ""
 
 

@@ -26,6 +26,7 @@ from ..preview_fill import fill_from_around, fill_from_other_frame, without_frin
 from ..progress import Reporter
 from ..raster import make_raster
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
+from ..take_log import logged
 from ..video import MovieWriter
 from .interrupted import interrupted_take
 from .render import CONDITIONING, MeshFrames, with_seconds
@@ -56,9 +57,10 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     started = time.monotonic()
     take = with_record(take, generation=settings, versions=versions())
     save_take(take)
-    if take.missing("generated"):
-        PRESETS[preset].fill(shot, take, reporter, seed)
-    _composite_frames(take, reporter)
+    with logged(take, "generate", reporter) as reporter:
+        if take.missing("generated"):
+            PRESETS[preset].fill(shot, take, reporter, seed)
+        _composite_frames(take, reporter)
     take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
     save_take(take)
     return take

@@ -310,7 +310,7 @@ def shot_ray_grid(shot: Shot) -> RayGrid:
 
 
 def _write_mesh(shot: Shot, reporter: Reporter) -> None:
-    plate, geometry = shot.require_plate(), shot.require_geometry()
+    plate = shot.require_plate()
     (shot.root / "mesh").mkdir(exist_ok=True)
     grid = shot_ray_grid(shot)
     if not shot.rays_file.is_file():
@@ -321,15 +321,18 @@ def _write_mesh(shot: Shot, reporter: Reporter) -> None:
             reporter.progress("mesh", done, plate.count)
             if shot.seen_file(number).is_file() and shot.albedo_file(number).is_file():
                 continue
-            image, depth = read_png(shot.plate_file(number)), read_exr(shot.depth_file(number))
-            if geometry.compat == "reference":
-                seen, alpha = reference_seen(grid, depth)
-                # its colours fade to black towards flagged vertices: the vertex's colour is black itself
-                colour = image[..., :3] * (alpha[..., None] > 0)
-            else:
-                cover = image[..., 3] if image.shape[2] == 4 else None
-                seen = seen_faces(depth, cover)
-                colour, alpha = image[..., :3], seen_pixels(seen, plate.width, plate.height)
-            writer.submit(write_png, shot.seen_file(number), seen)
-            writer.submit(write_png, shot.albedo_file(number), np.dstack([colour, alpha]))
+            writer.submit(_write_mesh_frame, shot, grid, number)
     reporter.progress("mesh", plate.count, plate.count)
+
+
+def _write_mesh_frame(shot: Shot, grid: RayGrid, number: int) -> None:
+    image, depth = read_png(shot.plate_file(number)), read_exr(shot.depth_file(number))
+    if shot.require_geometry().compat == "reference":
+        seen, alpha = reference_seen(grid, depth)
+        # its colours fade to black towards flagged vertices: the vertex's colour is black itself
+        colour = image[..., :3] * (alpha[..., None] > 0)
+    else:
+        seen = seen_faces(depth, image[..., 3] if image.shape[2] == 4 else None)
+        colour, alpha = image[..., :3], seen_pixels(seen, *grid.plate_size)
+    write_png(shot.seen_file(number), seen)
+    write_png(shot.albedo_file(number), np.dstack([colour, alpha]))

@@ -20,6 +20,7 @@ from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..progress import Reporter
 from ..raster import Raster, Rendering, make_raster
 from ..shot import CameraFrame, Shot, Take, save_take, with_record
+from ..take_log import logged
 
 CONDITIONING: Final = ("color", "mask")
 BYTES_PER_PIXEL: Final = 12  # colour, mask and depth of the conditioning, rounded up
@@ -88,6 +89,7 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
     prepare_folder(take.root, need_bytes=len(todo) * take.width * take.height * BYTES_PER_PIXEL)
     done = len(take.frames) - len(todo)
     with (
+        logged(take, "render", reporter) as reporter,
         make_raster(raster, load_ray_grid(shot.rays_file), nearest=geometry.near, reference=reference) as backend,
         BackgroundWriter() as writer,
     ):
