@@ -15,14 +15,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 HOST_PACKAGES = {"debootstrap": "debootstrap", "Xvfb": "xvfb", "xwd": "x11-apps"}
 PACKAGES = ("blender", "libgl1-mesa-dri", "libegl1", "x11-apps", "python3-numpy")
-# what a test hands over lies below these; the engine's Python with its libraries too
-SHARED = ("/tmp", "/home", "/root", "/work", "/opt", "/usr/local", "/srv", "/mnt")  # noqa: S108
 STARTER = """#!/bin/sh
 # starts the Blender of {root}; written by tools/window_blender.py
 exec unshare --mount --propagation private sh -c '
@@ -57,8 +56,10 @@ def cache_folder() -> Path:
 def provide(folder: Path) -> Path:
     """Makes it unless it is there and starts; returns the starter."""
     root, starter = folder / f"blender-{SUITE}", folder / "blender-window"
-    if starts(starter):
-        return starter
+    if (root / "usr" / "bin" / "blender").exists():
+        write_starter(starter, root)  # anew each time: what it must see may lie elsewhere now
+        if starts(starter):
+            return starter
     if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise RuntimeError("it needs root on Debian or Ubuntu; or set EX4D_BLENDER to a Blender of 4.2 or newer")
     missing = [package for program, package in HOST_PACKAGES.items() if shutil.which(program) is None]
@@ -76,11 +77,19 @@ def provide(folder: Path) -> Path:
     (root / "usr" / "sbin" / "policy-rc.d").chmod(0o755)
     quiet("chroot", str(root), "apt-get", "update", "--quiet")
     quiet("chroot", str(root), "apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES)
-    starter.write_text(STARTER.format(root=root, shared=" ".join(SHARED)), encoding="utf-8")
-    starter.chmod(0o755)
+    write_starter(starter, root)
     if not starts(starter):
         raise RuntimeError(f"{starter} does not start")
     return starter
+
+
+def write_starter(starter: Path, root: Path) -> None:
+    """Writes the program; it shows Blender the folders of the checkout, the tests and the engine's Python."""
+    needed = (Path(__file__), Path.home(), Path(tempfile.gettempdir()), Path(sys.executable))
+    tops = {Path(*path.resolve().parts[:2]) for path in needed} - {Path("/usr")}  # its own /usr stays
+    shared = sorted(str(top) for top in (*tops, Path("/usr/local")))
+    starter.write_text(STARTER.format(root=root, shared=" ".join(shared)), encoding="utf-8")
+    starter.chmod(0o755)
 
 
 def starts(starter: Path) -> bool:
