@@ -1,15 +1,14 @@
-#version 330
 const float AT_VERTEX = 1e-3; // barycentric; as in raster/__init__.py
-in vec2 v_place;
+#ifdef REFERENCE
 in vec4 v_colour;
-in float v_z;
-in vec3 v_corner;
+#else
+in vec4 v_place;
+#endif
 
 uniform sampler2D albedo_map;
 uniform sampler2D seen_map; // a texel a grid face, in face order
 uniform int seen_width;
 uniform int grid_faces;
-uniform bool reference;
 uniform float near;
 uniform float octaves; // log2(farthest / near)
 
@@ -18,17 +17,16 @@ layout(location = 1) out float depth;
 
 void main() {
     // logarithmic depth: the same relative precision at every distance, for any scene scale
-    gl_FragDepth = log2(v_z / near) / octaves;
-    depth = v_z;
-    if (reference) {
-        // interpolated towards black at flagged vertices, kept above 125 of 255: the reference's choice
-        colour = v_colour.a > 125.0 / 255.0 ? vec4(v_colour.rgb, 1.0) : vec4(0.0);
-        return;
-    }
+    depth = 1.0 / gl_FragCoord.w;
+    gl_FragDepth = log2(depth / near) / octaves;
+#ifdef REFERENCE
+    // interpolated towards black at flagged vertices, kept above 125 of 255: the reference's choice
+    colour = v_colour.a > 125.0 / 255.0 ? vec4(v_colour.rgb, 1.0) : vec4(0.0);
+#else
     bool seen = false, at_vertex = false;
     if (gl_PrimitiveID < grid_faces) {
         // a vertex is a pixel of the plate and so was seen, whichever face a rasteriser hits it in
-        at_vertex = max(max(v_corner.x, v_corner.y), v_corner.z) > 1.0 - AT_VERTEX;
+        at_vertex = max(max(v_place.z, v_place.w), 1.0 - v_place.z - v_place.w) > 1.0 - AT_VERTEX;
         seen = at_vertex
             || texelFetch(seen_map, ivec2(gl_PrimitiveID % seen_width, gl_PrimitiveID / seen_width), 0).r > 0.5;
     }
@@ -38,6 +36,7 @@ void main() {
     }
     // hardware filters with 8 bits of position: at a pixel's own vertex its colour is taken as it is
     ivec2 size = textureSize(albedo_map, 0);
-    ivec2 texel = clamp(ivec2(floor(v_place * vec2(size))), ivec2(0), size - 1);
-    colour = vec4(at_vertex ? texelFetch(albedo_map, texel, 0).rgb : texture(albedo_map, v_place).rgb, 1.0);
+    ivec2 texel = clamp(ivec2(floor(v_place.xy * vec2(size))), ivec2(0), size - 1);
+    colour = vec4(at_vertex ? texelFetch(albedo_map, texel, 0).rgb : texture(albedo_map, v_place.xy).rgb, 1.0);
+#endif
 }

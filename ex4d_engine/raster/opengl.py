@@ -60,6 +60,11 @@ def device_name() -> str:
         context.release()
 
 
+def _shader(name: str, reference: bool) -> str:
+    define = "#define REFERENCE\n" if reference else ""
+    return f"#version 330\n{define}{(_SHADERS / name).read_text(encoding='ascii')}"
+
+
 class OpenGLRaster:
     """See `raster.Raster`. Bound to the thread that made it."""
 
@@ -77,11 +82,11 @@ class OpenGLRaster:
             )
         self._near, self._plate_size = near, grid.plate_size
         self._program = self._context.program(
-            vertex_shader=(_SHADERS / "mesh.vert.glsl").read_text(encoding="ascii"),
-            fragment_shader=(_SHADERS / "mesh.frag.glsl").read_text(encoding="ascii"),
+            vertex_shader=_shader("mesh.vert.glsl", reference),
+            fragment_shader=_shader("mesh.frag.glsl", reference),
         )
         self._deepest = float(grid.pinned.max())
-        self._vertices = self._vertex_array(grid)
+        self._vertices = self._vertex_array(grid, reference)
         self._depth_map = self._texture(grid.plate_size, 1, "f4")
         self._albedo_map = self._texture(grid.plate_size, 4, "f1", linear=True)
         self._seen_map = self._texture(self._seen_shape[::-1], 1, "f1")
@@ -91,7 +96,6 @@ class OpenGLRaster:
         self._set("seen_map", 2)
         self._set("seen_width", self._seen_shape[1])
         self._set("grid_faces", grid.topology.grid_faces)
-        self._set("reference", reference)
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +152,7 @@ class OpenGLRaster:
             cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), cv2.extractChannel(rgba, 3), depth.reshape(height, width)
         )
 
-    def _vertex_array(self, grid: RayGrid) -> moderngl.VertexArray:
+    def _vertex_array(self, grid: RayGrid, reference: bool) -> moderngl.VertexArray:
         columns = [
             grid.rays,
             grid.pixels[:, ::-1],
@@ -159,7 +163,10 @@ class OpenGLRaster:
         static = np.concatenate(columns, axis=1).astype("f4")
         buffer = self._context.buffer(static.tobytes())
         index = self._context.buffer(np.ascontiguousarray(grid.topology.faces, dtype="i4").tobytes())
-        layout = [(buffer, "3f 2f 1f 2f 1f", "ray", "pixel", "pinned", "place", "corner")]
+        # the reference's shading has no use for the last two
+        layout: list[Any] = [(buffer, "3f 2f 1f 3x4", "ray", "pixel", "pinned")]
+        if not reference:
+            layout = [(buffer, "3f 2f 1f 2f 1f", "ray", "pixel", "pinned", "place", "corner")]
         return self._context.vertex_array(self._program, layout, index, index_element_size=4)
 
     def _texture(self, size: tuple[int, int], components: int, dtype: str, *, linear: bool = False) -> moderngl.Texture:
