@@ -18,6 +18,7 @@ from . import __version__
 from .errors import Ex4dError
 from .files import explain_os_error
 from .progress import Terminal
+from .reference_paths import REFERENCE_CAMS
 
 # as depth.from_files.Meaning, which is not imported here so that --help comes at once
 DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter")
@@ -85,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_options(command)
     command.set_defaults(run=_generate)
 
+    command = commands.add_parser("camera", help="write a take's camera to a file")
+    command.add_argument("shot", type=Path, metavar="SHOT")
+    command.add_argument("--take", required=True, metavar="N", help="number or name of the take")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".json, or the reference's .npz")
+    command.set_defaults(run=_camera)
+
     command = commands.add_parser("run", help="reconstruct, render and generate in one go")
     command.add_argument("video", metavar="VIDEO")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the shot folder to make")
@@ -114,6 +121,7 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--last", type=int, metavar="N", help="last frame, included")
     group.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     group.add_argument("--start-number", type=int, metavar="N", help="number of a movie's first frame (default 1)")
+    group.add_argument("--fps", metavar="RATE", help="frames a second, like 24000/1001 (default: the clip's; 24)")
     group.add_argument("--fov", type=float, metavar="DEGREES", help="field of view of the longer side")
     group.add_argument("--compat", choices=("none", "reference"), default="none", help="the reference's geometry")
     group = command.add_argument_group("depth")
@@ -130,6 +138,10 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
     choice.add_argument("--camera", type=Path, metavar="FILE", help="our .json, or the reference's .npz")
     choice.add_argument("--orbit", type=float, metavar="DEGREES", help="−90 … 90 about the subject; positive: right")
     choice.add_argument("--move", choices=("dolly", "truck", "crane", "still"), help="another move; see --amount")
+    choice.add_argument(
+        "--keys", type=Path, metavar="FILE", help="a smooth path through keyed cameras: docs/shot_folder.md"
+    )
+    choice.add_argument("--reference-path", choices=REFERENCE_CAMS, help="the reference's preset, exactly")
     group.add_argument("--amount", type=float, default=0.3, help="of a move, as a share of the subject's distance")
     group.add_argument("--frames", type=int, metavar="N", help="length of the path (default: the clip's)")
     group.add_argument("--pivot", type=float, metavar="Z", help="depth of the orbit's pivot (default: the subject's)")
@@ -142,7 +154,7 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
 
 def _add_generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", default="preview", metavar="NAME", help="preview, draft, final or fast")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_seed, default=0)
 
 
 # Imports stand inside the commands, so that --help and errors in the arguments come at once.
@@ -168,6 +180,20 @@ def _render(options: argparse.Namespace, reporter: Terminal) -> int:
     path = camera_path(shot, options)
     take = render(shot, take_along(shot, path, options.label), reporter, raster=options.raster)
     _print(shot=options.shot, take=take.name, frames=len(take.frames), size=list(path.size), seconds=_since(started))
+    return 0
+
+
+def _camera(options: argparse.Namespace, reporter: Terminal) -> int:
+    from . import trajectories
+    from .shot import load_shot, load_take
+
+    take = load_take(load_shot(options.shot), options.take)
+    path = trajectories.Trajectory(take.frames, (take.width, take.height), take.fps)
+    if options.out.suffix.lower() == ".npz":
+        trajectories.save_reference_npz(path, options.out)
+    else:
+        trajectories.save_trajectory(path, options.out)
+    _print(camera=options.out, frames=len(take.frames))
     return 0
 
 
@@ -239,6 +265,7 @@ def source_settings(options: argparse.Namespace) -> Any:
         first_number=options.start_number,
         depth_options=depth_options,
         fov_deg=options.fov,
+        fps=options.fps,
         compat=options.compat,
     )
     depth = "file" if options.depth_file else options.depth
@@ -266,6 +293,11 @@ def check_camera_options(options: argparse.Namespace) -> None:
         if not options.camera.is_file():
             raise Ex4dError("no_such_file", f"There is no camera file {options.camera}.", "Check the path.")
         return
+    if options.keys is not None:
+        trajectories.load_keys(options.keys)
+        return
+    if options.reference_path is not None:
+        return
     name, amount = _move(options)
     trajectories.preset(name, amount, 1, 1.0)
 
@@ -277,6 +309,7 @@ def _move(options: argparse.Namespace) -> tuple[str, float]:
 def camera_path(shot: Any, options: argparse.Namespace) -> Any:
     """The `Trajectory` that the camera options ask for, in the shot's world and at the output size."""
     from . import trajectories
+    from .stages import reference_move
 
     plate, geometry = shot.require_plate(), shot.require_geometry()
     size = _size(options.size) if options.size else (plate.width, plate.height)
@@ -284,9 +317,22 @@ def camera_path(shot: Any, options: argparse.Namespace) -> Any:
         return trajectories.load_trajectory(options.camera, shot=shot).resized(size)
     count = options.frames if options.frames is not None else plate.count
     pivot = options.pivot if options.pivot is not None else geometry.subject
+    if options.keys is not None:
+        poses = trajectories.spline(trajectories.load_keys(options.keys), count)
+        return trajectories.along(shot, poses, frozen=options.freeze, size=size)
+    if options.reference_path is not None:
+        return reference_move(
+            shot, options.reference_path, count=count, pivot=options.pivot, frozen=options.freeze, size=size
+        )
     name, amount = _move(options)
     poses = trajectories.preset(name, amount, count, pivot, smooth=not options.linear)
     return trajectories.along(shot, poses, frozen=options.freeze, size=size)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -301,4 +347,9 @@ def _since(started: float) -> float:
 
 
 def _print(**entries: Any) -> None:
-    print(json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in entries.items()}))
+    print(
+        json.dumps(
+            {key: str(value) if isinstance(value, Path) else value for key, value in entries.items()},
+            ensure_ascii=False,
+        )
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 CLIP: Final = Path(__file__).resolve().parent / "assets" / "courtyard.mp4"
 CLIP_FOV_DEG: Final = 40.0  # the lens it was rendered with: tools/render_demo_clip.py
 WHEEL: Final = ".venv-blender-5.0"
+OLDEST_BLENDER: Final = (4, 2)
+ANSWER_SECONDS: Final[float] = 120  # a cold disk loads the bpy wheel in less
 MARK: Final = "ex4d-demo "  # as in tools/demo_in_blender.py
 
 
@@ -79,7 +82,7 @@ def run_demo(
 
 
 def blender_command(blender: Path | None) -> list[str]:
-    """The start of the command that runs a script in Blender."""
+    """The start of the command that runs a script in Blender, which has been asked for its version."""
     if not (ROOT / "tools" / "demo_in_blender.py").is_file():
         raise Ex4dError(
             "no_such_file", "The demo needs a checkout of EX-4D.", "Run it from one: tools/bootstrap.py demo."
@@ -98,8 +101,38 @@ def blender_command(blender: Path | None) -> list[str]:
     # absolute, but links are kept: a virtual environment's python is one, and is known by its place
     program = str(blender.absolute())
     if blender.stem.lower().startswith("python"):
+        require_blender([program, "-c", "import bpy; print('Blender', bpy.app.version_string, flush=True)"])
         return [program]
+    require_blender([program, "--version"])
     return [program, "--background", "--factory-startup", "--python-exit-code", "1", "--python"]
+
+
+def require_blender(command: list[str]) -> None:
+    """Runs a command that prints `Blender X.Y…`: a wrong program is told before minutes of work, not after.
+
+    Raises:
+        Ex4dError: `missing_package` where it does not answer so, or is older than the add-on's oldest Blender.
+    """
+    hint = "Give --blender a Blender of 4.2 or newer, or a Python that has the bpy wheel."
+    with tempfile.TemporaryDirectory(prefix="ex4d-demo-") as resources:  # the user's own settings are not loaded
+        try:
+            answer = subprocess.run(
+                command,
+                env={**os.environ, "BLENDER_USER_RESOURCES": resources},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=ANSWER_SECONDS,
+                check=False,
+            ).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            answer = ""
+    version = re.search(r"^Blender (\d+)\.(\d+)", answer, re.MULTILINE)
+    if version is None:
+        raise Ex4dError("missing_package", f"{command[0]} is no Blender and no Python with bpy.", hint)
+    if (int(version[1]), int(version[2])) < OLDEST_BLENDER:
+        raise Ex4dError("missing_package", f"{command[0]} is {version[0]}, which is too old.", hint)
 
 
 def _run_blender(

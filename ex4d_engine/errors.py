@@ -33,7 +33,7 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(
         "shot_invalid",
         "take_missing",
         "take_incomplete",
-        "take_busy",
+        "shot_busy",
         "disk_full",
         "read_only",
         # machines and models

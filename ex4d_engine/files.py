@@ -79,6 +79,10 @@ def explain_os_error(error: OSError, path: Path) -> Ex4dError:
     return Ex4dError("internal", f"{path}: {error.strerror or error}.", "Check the drive and run again.")
 
 
+def _amount(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
 def prepare_folder(folder: Path, need_bytes: int = 0) -> None:
     """Makes `folder` and proves, before any work starts, that it can be written and has room.
 
@@ -102,6 +106,6 @@ def prepare_folder(folder: Path, need_bytes: int = 0) -> None:
     if free < need_bytes:
         raise Ex4dError(
             "disk_full",
-            f"{folder} has {free / 2**30:.1f} GiB free and about {need_bytes / 2**30:.1f} GiB are needed.",
+            f"{folder} has {_amount(free)} free and about {_amount(need_bytes)} are needed.",
             "Free some space or choose another folder.",
         )

@@ -3,9 +3,10 @@
 
 Methods and their parameters, as JSON ("?" may be left out or null):
   reconstruct  shot, source, first?, last?, stride?, depth?, depth_options?, fov_deg?, compat?,
-               first_number?                  → shot, frames, size
+               first_number?, fps?            → shot, frames, size
   render       shot, take                     → take
   generate     shot, take, preset, seed?      → take, result
+  check_preset  preset                        → nothing; the error says what the preset lacks
   ping                                        → nothing
 `shot` and `source` are absolute paths: the engine's working folder means nothing to whoever asks.
 Stages are imported when a method runs, so that the engine says hello before it loads them.
@@ -46,9 +47,11 @@ PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
         "fov_deg": Parameter((int, float), optional=True),
         "compat": _MAYBE_TEXT,
         "first_number": _MAYBE_WHOLE,
+        "fps": _MAYBE_TEXT,
     },
     "render": {"shot": _PATH, "take": _TEXT},
     "generate": {"shot": _PATH, "take": _TEXT, "preset": _TEXT, "seed": _MAYBE_WHOLE},
+    "check_preset": {"preset": _TEXT},
     "ping": {},
 }
 
@@ -95,6 +98,8 @@ def run_method(method: str, params: dict[str, Any], reporter: Reporter) -> dict[
             return _render(params, reporter)
         case "generate":
             return _generate(params, reporter)
+        case "check_preset":
+            return _check_preset(params)
         case _:
             return {}  # ping: to be answered is all it asks for
 
@@ -125,3 +130,10 @@ def _generate(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     take = shots.load_take(shot, params["take"])
     take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0))
     return {"take": take.name, "result": str(take.result_file)}
+
+
+def _check_preset(params: dict[str, Any]) -> dict[str, Any]:
+    from . import stages
+
+    stages.require_preset(params["preset"])
+    return {}

@@ -35,6 +35,7 @@ from .shot import Shot
 
 Array = NDArray[np.float64]
 TRAJECTORY_SCHEMA = "ex4d.trajectory/1"
+KEYS_SCHEMA = "ex4d.keys/1"
 MAX_ORBIT_DEG = 90.0
 
 
@@ -301,6 +302,36 @@ def load_trajectory(path: Path, *, shot: Shot) -> Trajectory:
                 "Reconstruct that range, or export the camera again.",
             )
     return trajectory
+
+
+def load_keys(path: Path) -> list[tuple[float, Array]]:
+    """Reads camera keys for `spline`: {"schema": "ex4d.keys/1", "keys": [{"time": 0, "camera_to_world": …}, …]}.
+
+    Poses are relative to the source view at the shot's first frame, which is the identity; times have any unit.
+
+    Raises:
+        Ex4dError: `no_such_file`, `camera_invalid`, or `no_camera` as `spline`.
+    """
+    try:
+        document = fields.mapping(fields.parse_json(path.read_bytes()), "the document")
+        if document.get("schema") != KEYS_SCHEMA:
+            raise ValueError(f"its schema is not {KEYS_SCHEMA}")
+        entries = [fields.mapping(entry, "a key") for entry in fields.items(document, "keys")]
+        keys = [
+            (
+                fields.as_number(entry.get("time"), "time"),
+                np.array(fields.matrix(entry.get("camera_to_world"), 4, "camera_to_world")),
+            )
+            for entry in entries
+        ]
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except ValueError as error:
+        raise Ex4dError(
+            "camera_invalid", f"{path} holds no camera keys: {error}.", "See docs/shot_folder.md."
+        ) from error
+    spline(keys, 1)  # refuses what is no path
+    return keys
 
 
 def save_reference_npz(trajectory: Trajectory, path: Path) -> None:

@@ -25,10 +25,10 @@ from ex4d_engine.dwmesh.ray_grid import closed_reference, load_ray_grid
 from ex4d_engine.files import prepare_folder
 from ex4d_engine.image_files import read_exr, read_png
 from ex4d_engine.progress import Terminal
-from ex4d_engine.reference_paths import REFERENCE_CAMS, reference_path
+from ex4d_engine.reference_paths import REFERENCE_CAMS
 from ex4d_engine.shot import Shot, Take, new_take
-from ex4d_engine.stages import ReconstructSettings, reconstruct, render
-from ex4d_engine.trajectories import Trajectory, along, save_reference_npz
+from ex4d_engine.stages import ReconstructSettings, reconstruct, reference_move, render
+from ex4d_engine.trajectories import save_reference_npz
 from ex4d_engine.video import MovieWriter
 
 
@@ -69,7 +69,7 @@ def recon(options: argparse.Namespace, reporter: Terminal) -> list[Path]:
     )
     with tempfile.TemporaryDirectory(prefix=".recon-", dir=output) as folder:
         shot = reconstruct(settings, Path(folder), reporter)
-        path = preset_path(shot, options.cam)
+        path = reference_move(shot, options.cam)
         take = new_take(shot, path.frames, path.size, first=shot.require_plate().first, fps=path.fps)
         take = render(shot, take, reporter)
         written = [write_movie(take, layer, output / f"{layer}_{options.cam}.mp4") for layer in ("color", "mask")]
@@ -79,15 +79,6 @@ def recon(options: argparse.Namespace, reporter: Terminal) -> list[Path]:
         if options.save_mesh:
             written.append(save_mesh(shot, output / "DW-Mesh.ply"))
     return written
-
-
-def preset_path(shot: Shot, cam: str) -> Trajectory:
-    """The preset in the shot's world. Its pivot is the nearest pixel only where the reference is repeated."""
-    plate, geometry = shot.require_plate(), shot.require_geometry()
-    nearest = geometry.subject
-    if geometry.compat == "reference":
-        nearest = float(read_exr(shot.depth_file(plate.first)).min())
-    return along(shot, reference_path(cam, plate.count, nearest))
 
 
 def write_movie(take: Take, layer: str, path: Path) -> Path:

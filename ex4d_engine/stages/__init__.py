@@ -7,6 +7,7 @@ A stage skips what is already there and valid, so a killed run resumes where it 
 from .generate import PRESETS, generate, generation_settings, require_preset
 from .interrupted import take_along
 from .reconstruct import ReconstructSettings, reconstruct
+from .reference_move import reference_move
 from .render import render
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "generate",
     "generation_settings",
     "reconstruct",
+    "reference_move",
     "render",
     "require_preset",
     "take_along",

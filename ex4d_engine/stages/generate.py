@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Final
 
 import cv2
@@ -25,6 +26,7 @@ from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster import make_raster
+from ..raster.opengl import device_name
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
@@ -97,7 +99,10 @@ def versions() -> dict[str, str]:
         "ex4d": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
+        **{name: metadata.version(name) for name in ("av", "OpenEXR", "moderngl")},
         "opencv": cv2.__version__,
+        "opengl": device_name(),
+        "system": platform.platform(),
     }
 
 
@@ -111,10 +116,14 @@ def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
         for done, (number, camera) in enumerate(zip(take.numbers, take.frames, strict=True)):
             reporter.check()
             reporter.progress("generate", done, len(take.frames))
-            if not take.file("generated", number).is_file():
-                writer.submit(
-                    write_png, take.file("generated", number), _preview_frame(shot, take, number, camera, meshes)
-                )
+            file = take.file("generated", number)
+            if not file.is_file():
+                image = _preview_frame(shot, take, number, camera, meshes)
+                if done % PREVIEW_EVERY:
+                    writer.submit(write_png, file, image)
+                else:  # a preview is a promise that the file is there
+                    write_png(file, image)
+                    reporter.preview(file)
     reporter.progress("generate", len(take.frames), len(take.frames))
 
 

@@ -8,15 +8,17 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import json_fields
 from ..background import BackgroundWriter
 from ..cameras import as_matrix, check_camera, intrinsics_from_fov
-from ..depth import DepthClip, depth_source
+from ..depth import DepthClip, DepthSource, depth_source
 from ..dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
 from ..dwmesh.ray_grid import RayGrid, ray_grid, reference_ray_grid, save_ray_grid
 from ..dwmesh.repair import far_surface, repair, sky_depth
@@ -28,6 +30,7 @@ from ..progress import Reporter
 from ..reference_paths import reference_intrinsics
 from ..shot import COMPAT_MODES, Geometry, Plate, Shot, save_shot
 from ..video import probe, read_frames
+from .folder_lock import locked
 from .shot_renewal import (
     finish_replacement,
     open_shot,
@@ -50,6 +53,8 @@ class ReconstructSettings:
     first_number: the number of a movie's first frame (a sequence keeps its files' numbers).
     depth, depth_options: name of a depth source and its options.
     fov_deg: field of view of the longer side; None takes the depth source's, else the stated default.
+    fps: the clip's own frames a second, such as "25" or "24000/1001"; None is what the clip says. An image
+        sequence says nothing.
     compat: "none", or "reference" for the reference implementation's geometry with its defects.
     """
 
@@ -61,6 +66,7 @@ class ReconstructSettings:
     depth: str = "rough-pictorial"
     depth_options: dict[str, Any] = field(default_factory=dict)
     fov_deg: float | None = None
+    fps: str | None = None
     compat: str = "none"
 
 
@@ -77,9 +83,22 @@ def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -
     source = depth_source(settings.depth, **settings.depth_options)
     info = probe(settings.source, first_number=_first_number(settings))
     frames = frames_asked_for(settings, info)
-    finish_replacement(root)
-    refuse_foreign_folder(root)
-    prepare_folder(root, need_bytes=len(frames) * info.width * info.height * BYTES_PER_PIXEL)
+    prepare_folder(root)
+    with locked(root):
+        finish_replacement(root)
+        refuse_foreign_folder(root)
+        prepare_folder(root, need_bytes=len(frames) * info.width * info.height * BYTES_PER_PIXEL)
+        return _reconstructed(settings, source, info, frames, root, reporter)
+
+
+def _reconstructed(
+    settings: ReconstructSettings,
+    source: DepthSource,
+    info: PlateInfo,
+    frames: range,
+    root: Path,
+    reporter: Reporter,
+) -> Shot:
     shot = open_shot(_record(settings, info), root, reporter)
     if shot.plate is None:
         shot = _decode_plate(settings, shot, frames, reporter)
@@ -104,6 +123,8 @@ def _checked(settings: ReconstructSettings, root: Path) -> ReconstructSettings:
         raise Ex4dError("bad_request", f"A stride of {settings.stride} is impossible.", "Give 1 or more.")
     if settings.first_number is not None and settings.first_number < 0:
         raise Ex4dError("bad_request", f"Frames cannot be numbered from {settings.first_number}.", "Give 0 or more.")
+    if settings.fps is not None:
+        _rate(settings.fps)
     if settings.fov_deg is not None:
         intrinsics_from_fov(1, 1, settings.fov_deg)  # refuses an impossible angle
     source, options = _whole(settings.source), dict(settings.depth_options)
@@ -113,6 +134,13 @@ def _checked(settings: ReconstructSettings, root: Path) -> ReconstructSettings:
         refuse_own_files(depth, _whole(root))
         options["path"] = str(depth)
     return dataclasses.replace(settings, source=str(source), depth_options=options)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return json_fields.rate({"fps": text}, "fps")
+    except ValueError as error:
+        raise Ex4dError("bad_request", f"{text!r} is no frame rate.", "Give it like 25 or 24000/1001.") from error
 
 
 def _whole(path: Path | str) -> Path:
@@ -166,6 +194,8 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
     info = reader.info
     for note in info.notes:
         reporter.log(note)
+    if settings.fps is not None:
+        reporter.log(f"The clip is taken at {settings.fps} frames a second, as asked.")
     (shot.root / "plate").mkdir(exist_ok=True)
     count = 0
     with BackgroundWriter() as writer:
@@ -185,7 +215,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         shot,
         plate=Plate(
             path=settings.source,
-            fps=info.fps / settings.stride,
+            fps=(info.fps if settings.fps is None else _rate(settings.fps)) / settings.stride,
             first=frames.start,
             count=count,
             width=info.width,

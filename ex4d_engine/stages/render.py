@@ -51,7 +51,14 @@ class MeshFrames:
             for file in files:
                 if not file.is_file():
                     raise Ex4dError("shot_missing", f"{file} is missing.", "Reconstruct the clip again: it resumes.")
-            self._frames[number] = (read_exr(files[0]), read_png(files[1]), read_png(files[2]))
+            try:
+                self._frames[number] = (read_exr(files[0]), read_png(files[1]), read_png(files[2]))
+            except Ex4dError as error:  # what the readers advise is for a user's own files
+                raise Ex4dError(
+                    "shot_invalid",
+                    f"A file of the shot's frame {number} is damaged: {error.message}",
+                    "Delete that file and reconstruct the clip again: it makes what is missing.",
+                ) from error
             if len(self._frames) > self._keep:
                 self._frames.popitem(last=False)
         self._frames.move_to_end(number)

@@ -23,7 +23,7 @@ from ..shot import Shot, load_shot, save_shot
 PARTS: Final = ("plate", "depth", "mesh")
 _RENEWAL: Final = ".renewal"
 _REPLACED: Final = ".replaced"
-_PLATE_SETTINGS: Final = ("source", "source_stamp", "first", "last", "stride", "first_number")
+_PLATE_SETTINGS: Final = ("source", "source_stamp", "first", "last", "stride", "first_number", "fps")
 
 
 def open_shot(settings: dict[str, Any], root: Path, reporter: Reporter) -> Shot:

@@ -402,3 +402,87 @@ def test_recon_compat_begins_with_the_source_frame(folder: Path, flower: Path) -
     assert mask.min() >= 253
     mesh = trimesh.load_mesh(folder / "out" / "DW-Mesh.ply")
     assert mesh.is_watertight and mesh.euler_number == 2
+
+
+# ---------------------------------------------------------------------------- other paths and rates
+
+
+@pytest.fixture
+def made(folder: Path) -> Path:
+    root = folder / "shot"
+    reconstruct(settings(folder), root, Silent())
+    return root
+
+
+def test_a_sequence_gets_the_rate_that_it_cannot_say(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_sequence(folder / "plate")
+    write_depth(folder / "maps", 3)
+    arguments = ["run", folder / "plate", "--depth-file", folder / "maps", "--orbit", 5, "--out", folder / "shot"]
+    assert cli.main([str(item) for item in [*arguments, "--fps", "24000/1001", "--stride", 2]]) == 0
+    result = json.loads(capfd.readouterr().out)["result"]
+    assert probe(result).fps == NTSC_FILM / 2
+    for wrong in ("0", "-24", "fast", "1/0", "1e9999999999"):
+        assert "frame rate" in refused(capfd, *arguments, "--fps=" + wrong)
+
+
+def test_a_path_through_keys_passes_them(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    poses = preset("truck", 0.2, 3, 4.0)
+    entries = [{"time": time, "camera_to_world": pose.tolist()} for time, pose in zip((0, 1, 3), poses, strict=True)]
+    file = made.parent / "keys.json"
+    file.write_text(json.dumps({"schema": "ex4d.keys/1", "keys": entries}))
+    assert cli.main(["render", str(made), "--keys", str(file), "--frames", "7"]) == 0
+    frames = load_take(load_shot(made), 1).frames
+    assert len(frames) == 7
+    for index, key in ((0, 0), (2, 1), (6, 2)):
+        np.testing.assert_allclose(frames[index].camera_to_world, poses[key], atol=1e-9)
+    capfd.readouterr()
+    for text in (
+        '{"schema": "ex4d.keys/1", "keys": []}',
+        "{}",
+        "[",
+        '{"schema": "ex4d.keys/1", "keys": [{"time": 1}]}',
+    ):
+        file.write_text(text)
+        refused(capfd, "render", made, "--keys", file)
+    assert list_takes(load_shot(made)) == ["take_0001"]
+
+
+@pytest.mark.parametrize("cam", ["30", "180", "zoom_in", "zoom_out"])
+def test_the_reference_s_presets_and_a_take_s_camera_as_a_file(
+    made: Path, cam: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ex4d_engine.reference_paths import reference_path
+
+    assert cli.main(["render", str(made), "--reference-path", cam, "--pivot", "4"]) == 0
+    take = load_take(load_shot(made), 1)
+    wanted = reference_path(cam, 6, 4.0)
+    np.testing.assert_allclose([frame.camera_to_world for frame in take.frames], wanted, atol=1e-12)
+    for name in ("camera.json", "camera.npz"):
+        file = made.parent / name
+        assert cli.main(["camera", str(made), "--take", "1", "--out", str(file)]) == 0
+        assert cli.main(["render", str(made), "--camera", str(file)]) == 0
+        again = load_take(load_shot(made), list_takes(load_shot(made))[-1])
+        np.testing.assert_allclose([frame.camera_to_world for frame in again.frames], wanted, atol=1e-5)
+    capfd.readouterr()
+
+
+def test_a_damaged_file_of_the_shot_s_own_is_named_with_what_helps(
+    made: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = load_shot(made).depth_file(1003)
+    broken.write_bytes(b"rubbish")
+    assert "depth.1003.exr" in refused(capfd, "render", made, "--orbit", 5)
+    broken.unlink()
+    reconstruct(settings(made.parent), made, Silent())
+    assert cli.main(["render", str(made), "--orbit", "5"]) == 0
+    capfd.readouterr()
+
+
+def test_previews_come_while_holes_are_filled(made: Path) -> None:
+    from tests.tiny_shot import Listener
+
+    listener = Listener()
+    shot = load_shot(made)
+    take = generate(shot, render(shot, orbit_take(shot), Silent()), "preview", listener)
+    assert {path.name.split(".")[0] for path in listener.previews} == {"generated", "composite"}
+    assert take.record["versions"].keys() >= {"ex4d", "av", "OpenEXR", "moderngl", "opengl", "system"}
