@@ -15,16 +15,24 @@ from .scene_evaluation import depsgraph_of, frame_kept
 
 
 def camera_frames(
-    scene: bpy.types.Scene, camera: bpy.types.Object, shot: Shot, frames: Iterable[int], size: tuple[int, int]
+    scene: bpy.types.Scene,
+    camera: bpy.types.Object,
+    shot: Shot,
+    frames: Iterable[int],
+    size: tuple[int, int],
+    *,
+    frozen: int | None = None,
 ) -> tuple[CameraFrame, ...]:
     """Evaluates a camera at scene frames, with constraints, parents, drivers, animated lens and shift.
 
     Args:
         frames: scene frame numbers. Scene frame n sees shot frame n, or the nearest that the shot has.
         size: (width, height) of the output in pixels.
+        frozen: a shot frame that is seen all the time (bullet time), while the camera moves on.
 
     Raises:
-        Ex4dError: `camera_unsupported` for a camera that is not perspective, or not in the scene.
+        Ex4dError: `camera_unsupported` for a camera that is not perspective, or not in the scene;
+            `camera_invalid` for a frozen frame that the shot does not hold.
     """
     if camera.name not in scene.objects:
         raise Ex4dError(
@@ -32,6 +40,7 @@ def camera_frames(
             f"The camera {camera.name} is not in the scene {scene.name}.",
             "Choose a camera of this scene.",
         )
+    check_frozen(shot, frozen)
     numbers = shot.require_plate().numbers
     result = []
     with frame_kept(scene):
@@ -40,9 +49,20 @@ def camera_frames(
             evaluated = camera.evaluated_get(depsgraph_of(scene))
             intrinsics = camera_intrinsics(scene, evaluated, size)
             pose = cameras.camera_to_world_from_blender(np.array(evaluated.matrix_world))
-            source = min(max(frame, numbers[0]), numbers[-1])
+            source = min(max(frame, numbers[0]), numbers[-1]) if frozen is None else frozen
             result.append(CameraFrame(source, cameras.as_matrix(intrinsics), cameras.as_matrix(pose)))
     return tuple(result)
+
+
+def check_frozen(shot: Shot, frozen: int | None) -> None:
+    """Raises Ex4dError `camera_invalid` for a frozen frame that the shot does not hold."""
+    numbers = shot.require_plate().numbers
+    if frozen is not None and frozen not in numbers:
+        raise Ex4dError(
+            "camera_invalid",
+            f"Frame {frozen} cannot be frozen: the shot holds {numbers[0]} to {numbers[-1]}.",
+            "Choose a frame of the shot as Freeze Frame.",
+        )
 
 
 def camera_intrinsics(scene: bpy.types.Scene, camera: bpy.types.Object, size: tuple[int, int]) -> cameras.Array:

@@ -60,9 +60,9 @@ def animation_curves(data: bpy.types.AnimData) -> list[bpy.types.FCurve]:
     return [curve for bag in bags if bag is not None for curve in bag.fcurves]
 
 
-def strips(editor: bpy.types.SequenceEditor) -> Any:
-    """The collection of strips: `sequences` up to 4.3, `strips` from 4.4 on."""
-    return editor.strips if hasattr(editor, "strips") else editor.sequences
+def strips(holder: bpy.types.SequenceEditor | bpy.types.MetaStrip) -> Any:
+    """The strips of a sequencer or a meta strip: `sequences` up to 4.3, `strips` from 4.4 on."""
+    return holder.strips if hasattr(holder, "strips") else holder.sequences
 
 
 def strip_range(strip: Any) -> tuple[int, int]:
@@ -93,6 +93,17 @@ def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
     if workspace.sequencer_scene is None:
         workspace.sequencer_scene = context.scene
     return workspace.sequencer_scene
+
+
+def set_without_update(group: bpy.types.PropertyGroup, name: str, value: str) -> None:
+    """Sets a registered property without what its `update` does.
+
+    Up to 4.5 its value is one of the group's custom properties, from 5.0 on it is kept apart from those.
+    """
+    if hasattr(group, "bl_system_properties_get"):
+        group.bl_system_properties_get(do_create=True)[name] = value
+    else:
+        group[name] = value
 
 
 def blend_path(path: Path) -> str:

@@ -176,7 +176,7 @@ def _draw(
         still = Path(folder) / "still.png"
         stage.render.resolution_x, stage.render.resolution_y = size
         stage.render.filepath = str(still)
-        stage.frame_set(_scene_frame(shot, number, camera))
+        stage.frame_set(_scene_frame(shot, take, number, camera))
         set_camera(stage, stage.camera, camera, size)
         _set_clipping(stage.camera, shot, camera, NEAR_SHARE[engine])
         for material in materials:
@@ -205,8 +205,11 @@ def _render_still(stage: bpy.types.Scene, path: Path) -> NDArray[np.uint8]:
     return read_rgba(path)
 
 
-def _scene_frame(shot: Shot, number: int, camera: CameraFrame) -> int:
+def _scene_frame(shot: Shot, take: Take, number: int, camera: CameraFrame) -> int:
     """The scene frame that shows what output frame `number` sees: its own, or in a frozen moment the source's."""
+    if "frozen" in take.record:
+        return camera.source
+    # a camera file tells a frozen moment by its sources only
     numbers = shot.require_plate().numbers
     follows = min(max(number, numbers[0]), numbers[-1]) == camera.source
     return number if follows else camera.source

@@ -63,7 +63,14 @@ def _tree_lines(tree: bpy.types.NodeTree) -> Iterator[str]:
         image = getattr(node, "image", None)
         yield f"node {node.bl_idname} {node.mute} {_image_text(image)} {' '.join(values)}"
     for link in tree.links:
-        yield f"link {link.from_node.bl_idname} {link.from_socket.name} {link.to_node.bl_idname} {link.to_socket.name}"
+        source = f"{link.from_node.bl_idname} {_position(link.from_socket, link.from_node.outputs)}"
+        yield f"link {source} {link.to_node.bl_idname} {_position(link.to_socket, link.to_node.inputs)}"
+
+
+def _position(socket: bpy.types.NodeSocket, among: Iterable[bpy.types.NodeSocket]) -> int:
+    # not by name: Blender renames sockets from version to version (Mix Shader's "Fac" is "Factor" from 5.0 on),
+    # and a file saved by one version and opened in a later one was not edited by that
+    return next(index for index, other in enumerate(among) if other == socket)
 
 
 def _image_text(image: bpy.types.Image | None) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..ex4d_engine import cameras
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import IDENTITY, Shot
-from .compat import absolute_path, blend_path
+from .compat import blend_path
 from .depth_nodes import PINNED_ATTRIBUTE, PIXEL_ATTRIBUTE, depth_group
 from .edit_check import fingerprint
 from .plate_images import load_sequence
@@ -31,6 +31,7 @@ from .plate_material import (
     plate_material,
 )
 from .scene_evaluation import rendered_objects
+from .shot_paths import imported_root
 
 ROLE_PROPERTY = "ex4d_role"
 IDENTITY_PROPERTY = "ex4d_identity"
@@ -125,12 +126,12 @@ def import_shot(shot: Shot, scene: bpy.types.Scene) -> ImportedShot:
     return ImportedShot(collection, mesh_object, camera_object)
 
 
-def find_imported(scene: bpy.types.Scene, shot_root: Path) -> ImportedShot | None:
-    """The import of the shot in folder `shot_root`, the newest where there are several; None if there is none.
+def find_imported(scene: bpy.types.Scene, root: Path) -> ImportedShot | None:
+    """The import of the shot in folder `root`, the newest where there are several; None if there is none.
 
     A collection whose mesh or camera was deleted is none.
     """
-    wanted = shot_root.resolve()
+    wanted = root.resolve()
     for collection in reversed(scene.collection.children_recursive):
         imported = imported_in(collection)
         if imported is not None and imported_root(collection) == wanted:
@@ -150,12 +151,6 @@ def imported_in(collection: bpy.types.Collection) -> ImportedShot | None:
     if mesh_object is None or CAMERA_ROLE not in by_role:
         return None
     return ImportedShot(collection, mesh_object, by_role[CAMERA_ROLE])
-
-
-def imported_root(block: bpy.types.ID) -> Path | None:
-    """The shot folder that a data-block was imported from; None for anything else."""
-    path = block.get(SHOT_PROPERTY)
-    return absolute_path(path).resolve() if isinstance(path, str) else None
 
 
 def plate_objects(imported: ImportedShot, scene: bpy.types.Scene) -> list[bpy.types.Object]:

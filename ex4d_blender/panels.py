@@ -12,6 +12,7 @@ import bpy.utils.previews
 from ..ex4d_engine.errors import Ex4dError
 from . import jobs
 from .current_shot import active_take
+from .properties import TURNING_MOVES, scene_rate
 
 CATEGORY: Final = "EX-4D"
 SPACES: Final = ("VIEW_3D", "SEQUENCE_EDITOR")
@@ -94,6 +95,9 @@ class Source(Section):
             column.prop(settings, "range_last")
         layout.prop(settings, "stride")
         layout.prop(settings, "start_number")
+        layout.prop(settings, "use_frame_rate")
+        if settings.use_frame_rate:
+            layout.prop(settings, "frame_rate", placeholder=scene_rate(context.scene))
         layout.prop(settings, "depth_source")
         if settings.depth_source == "file":
             layout.prop(settings, "depth_path")
@@ -135,7 +139,14 @@ class Camera(Section):
         layout.operator("ex4d.snap_camera", icon="SNAP_ON")
         layout.prop(settings, "move")
         layout.prop(settings, "orbit_angle" if settings.move == "orbit" else "move_amount")
+        if settings.move in TURNING_MOVES:
+            layout.prop(settings, "pivot")
+            if settings.pivot == "DISTANCE":
+                layout.prop(settings, "pivot_distance")
         layout.prop(settings, "move_frames")
+        layout.prop(settings, "use_freeze")
+        if settings.use_freeze:
+            layout.prop(settings, "freeze_frame")
         layout.operator("ex4d.add_camera_move", icon="OUTLINER_OB_CAMERA")
         layout.operator("ex4d.coverage", icon="HIDE_OFF")
         if settings.coverage_text:
@@ -219,8 +230,8 @@ def draw_failure(layout: bpy.types.UILayout, title: str, error: Ex4dError, conte
         button = box.operator("ex4d.generate", text=f"Use Preset {preset.capitalize()}")
         button.preset = preset
         # the take that the failed job had begun is gone on with, not made a second time
-        take = active_take(context.scene)
-        button.take = take.name if take is not None and not take.is_finished else ""
+        job = jobs.last_job()
+        button.take = "" if job is None else job.take
     elif action.startswith("ex4d."):
         box.operator(action)
     box.operator("ex4d.copy_report", icon="COPYDOWN")

@@ -22,23 +22,32 @@ SAMPLED_FRAMES: Final = 7
 
 
 def path_coverage(
-    scene: bpy.types.Scene, shot: Shot, imported: ImportedShot, camera: bpy.types.Object
+    scene: bpy.types.Scene,
+    shot: Shot,
+    imported: ImportedShot,
+    camera: bpy.types.Object,
+    *,
+    frozen: int | None = None,
 ) -> dict[int, float]:
     """Share 0…1 of the view that the plate has seen, at some frames spread over the shot.
 
+    Args:
+        frozen: a shot frame that is seen all the time, as in `camera_frames`.
+
     Raises:
-        Ex4dError: `camera_unsupported`; `take_incomplete` for a mesh with other vertices than were imported.
+        Ex4dError: `camera_unsupported`; `camera_invalid`; `take_incomplete` for a mesh with other vertices than
+            were imported.
     """
     plate = shot.require_plate()
     size = coarse_size(plate.width, plate.height)
     picked = np.linspace(plate.numbers[0], plate.numbers[-1], min(SAMPLED_FRAMES, plate.count))
     numbers = sorted({round(float(number)) for number in picked})
-    views = camera_frames(scene, camera, shot, numbers, size)
+    views = camera_frames(scene, camera, shot, numbers, size, frozen=frozen)
     shares: dict[int, float] = {}
     with frame_kept(scene):
         for number, view in zip(numbers, views, strict=True):
-            scene.frame_set(number)
-            seen = read_rgba(shot.seen_file(number))[..., 0] > 127
+            scene.frame_set(view.source)
+            seen = read_rgba(shot.seen_file(view.source))[..., 0] > 127
             points = _grid_points(scene, imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
             shares[number] = coverage(points, seen, np.array(view.intrinsics), np.array(view.camera_to_world), size)
     return shares

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import radians
 from typing import Any
 
@@ -44,6 +45,12 @@ MOVES = (
     ("truck", "Truck", "Move sideways; positive is right"),
     ("crane", "Crane", "Rise while looking at the subject; positive is up"),
 )
+PIVOTS = (
+    ("SUBJECT", "The Subject's Depth", "As deep as what the clip is about, as the reconstruction found it"),
+    ("CURSOR", "3D Cursor", "On the clip's line of sight, as deep as the 3D cursor is at the shot's first frame"),
+    ("DISTANCE", "A Distance", "On the clip's line of sight, at a distance from the camera"),
+)
+TURNING_MOVES = ("orbit", "crane")  # those that look at a pivot
 CONDITIONING = (
     ("AUTO", "Automatic", "The engine draws; Cycles does where the mesh was edited or other objects take part"),
     ("CYCLES", "Cycles", "Cycles draws the scene's mesh, as it is now"),
@@ -84,6 +91,12 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         default=1,
         min=0,
     )
+    use_frame_rate: BoolProperty(
+        name="Set Frame Rate", description="Otherwise a movie's own, or 24 for images, which say nothing of it"
+    )
+    frame_rate: StringProperty(
+        name="Frame Rate", description="Frames per second, such as 24 or 24000/1001; empty: the scene's"
+    )
     depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default="rough-pictorial")
     depth_path: StringProperty(
         name="Depth Files",
@@ -123,9 +136,23 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         max=radians(90),
     )
     move_amount: FloatProperty(
-        name="Amount", description="As a share of the subject's distance", default=0.3, soft_min=-1, soft_max=1
+        name="Amount",
+        description="As a share of the subject's distance, in a crane of the pivot's",
+        default=0.3,
+        soft_min=-1,
+        soft_max=1,
+    )
+    pivot: EnumProperty(name="Pivot", description="What the camera turns about", items=PIVOTS, default="SUBJECT")
+    pivot_distance: FloatProperty(
+        name="Distance", description="Of the pivot from the clip's camera", subtype="DISTANCE", default=3.0, min=1e-4
     )
     move_frames: IntProperty(name="Frames", description="Length of the move; 0: as long as the shot", default=0, min=0)
+    use_freeze: BoolProperty(
+        name="Bullet Time", description="One frame of the shot stands still, while the camera moves through it"
+    )
+    freeze_frame: IntProperty(
+        name="Freeze Frame", description="The frame of the shot that is seen all the time", default=1, min=0
+    )
     coverage_text: StringProperty(name="Coverage", options={"SKIP_SAVE"})
 
     frame_range: EnumProperty(
@@ -151,6 +178,17 @@ class Ex4dSettings(bpy.types.PropertyGroup):
 
     takes: CollectionProperty(type=Ex4dTake)
     active_take: IntProperty(name="Take")
+
+
+def scene_rate(scene: bpy.types.Scene) -> str:
+    """Frames per second of a scene, as the engine takes them: "25", "24000/1001"."""
+    # the base is kept in float32: 1.001 is not exactly that
+    return str(scene.render.fps / Fraction(scene.render.fps_base).limit_denominator(1000))
+
+
+def frozen_frame(settings: Any) -> int | None:
+    """The shot frame that is seen all the time; None when the clip runs."""
+    return int(settings.freeze_frame) if settings.use_freeze else None
 
 
 # by name and not as lambdas: Blender evaluates the annotations below where this module's names are unknown

@@ -10,7 +10,7 @@ import atexit
 
 import bpy
 
-from . import engine_session, operators, panels, preferences, properties, take_list
+from . import engine_session, operators, panels, preferences, properties, shot_paths, take_list
 
 _classes: list[type] = []
 
@@ -22,6 +22,7 @@ def register() -> None:
         _classes.append(cls)
     properties.register_properties()
     bpy.app.handlers.load_post.append(take_list.refresh_after_load)
+    shot_paths.register_handlers()
     # the engine ends with its pipe anyway; this waits for it, so that it is gone when Blender is
     atexit.register(engine_session.stop_engine)
 
@@ -30,6 +31,7 @@ def unregister() -> None:
     """Called when the add-on is switched off."""
     atexit.unregister(engine_session.stop_engine)
     engine_session.stop_engine()
+    shot_paths.unregister_handlers()
     if take_list.refresh_after_load in bpy.app.handlers.load_post:
         bpy.app.handlers.load_post.remove(take_list.refresh_after_load)
     panels.forget_previews()

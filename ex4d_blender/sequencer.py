@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A take in the video sequencer: plate, result above it, and its layers as muted strips between the two.
+"""A take in the video sequencer: plate, result above it, and its layers in a muted meta strip between the two.
 
-Nothing that is there is moved, replaced or muted: a second take goes above the first.
+Nothing that is there is moved, replaced or muted: a second take goes above the first. The layers share one channel
+because Blender has no more than 128, which would be full after sixteen takes of the same frames.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -20,14 +22,19 @@ from . import compat
 LAYERS = ("color", "mask", "depth", "matte", "generated", "composite")  # from the lowest channel up
 TAKE_PROPERTY = "ex4d_take"
 MAX_CHANNEL = 128
+CHANNELS_OF_TAKE = 3  # plate, layers, result
 
 
 @dataclass(frozen=True)
 class LoadedTake:
-    """The strips of a take, and what the user should know about the scene they are in."""
+    """The strips of a take, and what the user should know about the scene they are in.
+
+    `layers` are in the meta strip `layers_meta`, which is None where the take has no layers.
+    """
 
     plate: bpy.types.Strip
     result: bpy.types.Strip
+    layers_meta: bpy.types.Strip | None
     layers: tuple[bpy.types.Strip, ...]
     notes: tuple[str, ...]
 
@@ -49,44 +56,58 @@ def load_take(scene: bpy.types.Scene, shot: Shot, take: Take, *, start_frame: in
     layers = [layer for layer in LAYERS if not take.missing(layer)]
     editor = scene.sequence_editor or scene.sequence_editor_create()
     strips = compat.strips(editor)
-    channel = _first_free_channel(strips, start, start + length)
-    if channel + 1 + len(layers) > MAX_CHANNEL:
-        raise Ex4dError(
-            "take_incomplete", "The sequencer has no free channels left.", "Remove strips you no longer need."
-        )
+    channel = _free_channels(strips, start, start + length)
 
-    def images(name: str, files: Sequence[Path], channel: int) -> bpy.types.Strip:
-        strip = strips.new_image(name, str(files[0].absolute()), channel, start)
+    def images(into: Any, name: str, files: Sequence[Path], channel: int) -> bpy.types.Strip:
+        strip = into.new_image(f"EX-4D {take.name} {name}", str(files[0].absolute()), channel, start)
         for file in files[1:]:
             strip.elements.append(file.name)
-        compat.set_strip_length(strip, len(files))
+        compat.set_strip_length(strip, length)
         strip.directory = _folder_path(files[0].parent)
         strip[TAKE_PROPERTY] = take.name
         return strip
 
-    plate = images(f"EX-4D {take.name} plate", [shot.plate_file(frame.source) for frame in take.frames], channel)
-    made = []
-    for offset, layer in enumerate(layers, start=1):
-        files = [take.file(layer, number) for number in take.numbers]
-        strip = images(f"EX-4D {take.name} {layer}", files, channel + offset)
-        strip.mute = True
-        made.append(strip)
-    result = strips.new_movie(
-        f"EX-4D {take.name} result", str(take.result_file.absolute()), channel + 1 + len(layers), start
-    )
+    plate = images(strips, "plate", [shot.plate_file(frame.source) for frame in take.frames], channel)
+    meta, made = None, []
+    if layers:
+        meta = strips.new_meta(f"EX-4D {take.name} layers", channel + 1, start)
+        meta[TAKE_PROPERTY] = take.name
+        inside = compat.strips(meta)
+        for layer_channel, layer in enumerate(layers, start=1):
+            files = [take.file(layer, number) for number in take.numbers]
+            made.append(images(inside, layer, files, layer_channel))
+        compat.set_strip_length(meta, length)  # does not follow what is put into it
+        meta.mute = True  # and not its layers: without it the uppermost shows, as in any stack of strips
+    result = strips.new_movie(f"EX-4D {take.name} result", str(take.result_file.absolute()), channel + 2, start)
     result.filepath = compat.blend_path(take.result_file)
     result[TAKE_PROPERTY] = take.name
-    return LoadedTake(plate, result, tuple(made), _notes(scene, take))
+    return LoadedTake(plate, result, meta, tuple(made), _notes(scene, take))
 
 
-def _first_free_channel(strips: Sequence[bpy.types.Strip], start: int, end: int) -> int:
-    """The lowest channel with nothing in frames `start` … `end` - 1, on it or above it."""
-    highest = 0
+def _free_channels(strips: Sequence[bpy.types.Strip], start: int, end: int) -> int:
+    """The lowest channel of the first that are free, for a take, in frames `start` … `end` - 1.
+
+    Above everything that is there in those frames; where there is no room, in the highest gap.
+
+    Raises:
+        Ex4dError: `take_incomplete` when there is none.
+    """
+    taken = set()
     for strip in strips:
         first, after_last = compat.strip_range(strip)
         if first < end and after_last > start:
-            highest = max(highest, strip.channel)
-    return highest + 1
+            taken.add(strip.channel)
+    above = max(taken, default=0) + 1
+    if above + CHANNELS_OF_TAKE - 1 <= MAX_CHANNEL:
+        return above
+    for channel in range(MAX_CHANNEL - CHANNELS_OF_TAKE + 1, 0, -1):
+        if taken.isdisjoint(range(channel, channel + CHANNELS_OF_TAKE)):
+            return channel
+    raise Ex4dError(
+        "take_incomplete",
+        "The sequencer has no free channels left in these frames.",
+        "Remove strips that you no longer need; then load the take from the list of takes.",
+    )
 
 
 def _folder_path(folder: Path) -> str:

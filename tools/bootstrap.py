@@ -3,26 +3,40 @@
 """Sets up EX-4D from a fresh checkout and runs it. Standard library only.
 
     python3 tools/bootstrap.py demo [options of `ex4d demo`]
-    python3 tools/bootstrap.py test [--blender 4.2|4.5|5.0|all] [options of pytest]
+    python3 tools/bootstrap.py test [--blender 4.2|4.5|5.0|all] [options and paths for pytest]
     python3 tools/bootstrap.py setup
+
+With paths, -k or -m, `test` runs just those tests: what lies in tests/blender in each chosen Blender, the
+rest in the engine. Without, it runs everything, style and types first.
 
 Two environments, as there are two programs: `.venv` for the engine, and `.venv-blender-X.Y` with the bpy
 wheel and pytest and nothing else, so that the add-on runs as it does in Blender, with no torch in reach.
 """
 
-from __future__ import annotations
-
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+# Python 3.6 must get this far to say it: no syntax in this file, and no __future__ import, that it does not know
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit(f"bootstrap: Python {sys.version.split()[0]} is too old, run it with 3.11: python3.11 tools/bootstrap.py")
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE_PYTHONS = ((3, 11), (3, 12), (3, 13))
 BLENDER_PYTHON = (3, 11)
 BLENDER_VERSIONS = ("5.0", "4.5", "4.2")
+BLENDER_TESTS = ROOT / "tests" / "blender"
+# options of pytest whose next argument is their value: a path from where the user stands, or anything else
+PATH_OPTIONS = ("--basetemp", "--confcutdir", "--config-file", "--ignore", "--junit-xml", "--junitxml", "-c")
+VALUE_OPTIONS = ("--deselect", "--durations", "--ignore-glob", "--maxfail", "--tb", "-W", "-k", "-m", "-o", "-p", "-r")
+# options of plugins that only the engine's environment has; the first ones take a value
+ENGINE_VALUE_OPTIONS = ("--cov-report", "--dist", "--maxprocesses", "--numprocesses", "-n")
+ENGINE_OPTIONS = (*ENGINE_VALUE_OPTIONS, "--cov", "--no-cov")
 # what the bpy wheel, EGL and software OpenGL need on a bare Debian or Ubuntu: library → package
 SHARED_LIBRARIES = {
     "libX11.so.6": "libx11-6",
@@ -37,6 +51,7 @@ SHARED_LIBRARIES = {
     "libgomp.so.1": "libgomp1",
 }
 MESA_PACKAGE = "libgl1-mesa-dri"  # drivers are opened at run time and have no fixed name: looked for by folder
+NO_TESTS = 5  # pytest's exit status where nothing was collected
 
 
 class SetupError(Exception):
@@ -52,9 +67,10 @@ def main(arguments: list[str]) -> int:
             setup(development=False, blenders=["5.0"])
             return run([engine_python(), str(ROOT / "ex4d_engine"), "demo", *rest], cwd=Path.cwd())
         if command == "test":
-            blenders, rest = _blenders_of(rest)
+            blenders, rest = blenders_of(rest)
+            selection = split_arguments(rest, Path.cwd())
             setup(development=True, blenders=blenders)
-            return test(blenders, rest)
+            return test(blenders, selection)
         if command == "setup":
             setup(development=True, blenders=list(BLENDER_VERSIONS))
             return 0
@@ -64,11 +80,14 @@ def main(arguments: list[str]) -> int:
     except subprocess.CalledProcessError as error:
         print(f"bootstrap: this command failed with status {error.returncode}: {_shown(error.cmd)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bootstrap: Stopped.", file=sys.stderr)
+        return 130
     print(__doc__)
-    return 2
+    return 0 if command in ("-h", "--help", "help") else 2
 
 
-def _blenders_of(arguments: list[str]) -> tuple[list[str], list[str]]:
+def blenders_of(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Takes `--blender V` out of the arguments; without it the newest version, as a developer wants it quick."""
     chosen: list[str] = []
     rest: list[str] = []
@@ -89,35 +108,51 @@ def _blenders_of(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def setup(*, development: bool, blenders: list[str]) -> None:
     """Makes or refreshes the environments; does nothing where the stamp says that they are as they should be."""
-    install_shared_libraries()
     requirements = [ROOT / "requirements" / "engine.txt"]
     if development:
         requirements.append(ROOT / "requirements" / "dev.txt")
-    make_environment(ROOT / ".venv", ENGINE_PYTHONS, requirements, "the engine")
+    wanted = [Environment(ROOT / ".venv", ENGINE_PYTHONS, requirements, "the engine")]
     for version in blenders:
         folder = ROOT / f".venv-blender-{version}"
         wheel = [ROOT / "requirements" / f"blender-{version}.txt"]
-        make_environment(folder, (BLENDER_PYTHON,), wheel, f"Blender {version}")
+        wanted.append(Environment(folder, (BLENDER_PYTHON,), wheel, f"Blender {version}"))
+    # all interpreters before anything is installed: nobody waits for gigabytes to hear that a Python is missing
+    interpreters = [None if _works(python_of(each.folder)) else find_python(each.pythons, each.what) for each in wanted]
+    install_shared_libraries()
+    for each, interpreter in zip(wanted, interpreters):  # noqa: B905, Python 3.9 knows no strict
+        make_environment(each, interpreter)
 
 
-def make_environment(folder: Path, versions: tuple[tuple[int, int], ...], requirements: list[Path], what: str) -> None:
-    """A virtual environment with exactly these requirements, unless it has them already."""
-    texts = {path.name: path.read_bytes() for path in requirements}
-    stamps = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+class Environment(NamedTuple):
+    """A virtual environment that is wanted: where, of which Pythons, with which requirements, for what."""
+
+    folder: Path
+    pythons: tuple[tuple[int, int], ...]
+    requirements: list[Path]
+    what: str
+
+
+def make_environment(wanted: Environment, interpreter: "str | None") -> None:
+    """Makes it with this interpreter, None where it is made already, and installs unless its stamp says it has all."""
+    folder, what = wanted.folder, wanted.what
+    stamps = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted.requirements}
     stamp_file = folder / "ex4d.stamp"
     known = dict(line.split() for line in _read(stamp_file).splitlines() if len(line.split()) == 2)
     # a development environment also serves the demo: more than what is asked for does no harm
-    if stamps.items() <= known.items() and _works(python_of(folder)):
+    if interpreter is None and stamps.items() <= known.items():
         return
-    if not _works(python_of(folder)):
-        interpreter = find_python(versions, what)
+    if interpreter is not None:
         print(f"bootstrap: making {folder.name} for {what} with Python {_version_of(interpreter)}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
-        run([interpreter, "-m", "venv", str(folder)], check=True)
+        try:
+            run([interpreter, "-m", "venv", str(folder)], check=True)
+        except BaseException:  # half an environment would look like one next time
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     print(f"bootstrap: installing {what} into {folder.name}; this takes a few minutes once", file=sys.stderr)
     stamp_file.unlink(missing_ok=True)
     install = [str(python_of(folder)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    for path in requirements:
+    for path in wanted.requirements:
         install += ["--requirement", str(path)]
     run(install, check=True)
     if folder.name == ".venv":
@@ -139,28 +174,42 @@ def _write_command(folder: Path) -> None:
     script.chmod(0o755)
 
 
+# what an interpreter tells of itself; Debian's python3 has neither pip nor ensurepip until its -venv is installed
+_PROBE = (
+    "import sys, importlib.util as u; "
+    "print(*sys.version_info[:2], int(all(u.find_spec(name) for name in ('venv', 'ensurepip'))), sys.executable)"
+)
+
+
 def find_python(versions: tuple[tuple[int, int], ...], what: str) -> str:
-    """The path of an interpreter of one of these versions.
+    """The path of an interpreter of one of these versions that can make virtual environments.
 
     A name on PATH is no proof: version managers leave names there that only print an error. Each is run.
     """
-    candidates = [sys.executable]
+    candidates = [[sys.executable]]
     for major, minor in versions:
-        candidates += [f"python{major}.{minor}"]
+        name = f"python{major}.{minor}"
+        candidates.append([name])
         if os.name == "nt":
-            candidates += [f"py -{major}.{minor}"]
-        candidates += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{major}.{minor}.*/bin/python"))]
-    for candidate in [*candidates, "python3", "python"]:
-        command = candidate.split() if candidate.startswith("py -") else [candidate]
-        found = _run_quietly([*command, "-c", "import sys, venv; print(*sys.version_info[:2], sys.executable)"])
-        major, _, rest = found.partition(" ")
-        minor, _, executable = rest.partition(" ")
-        if major.isdigit() and minor.isdigit() and (int(major), int(minor)) in versions:
-            return executable
+            candidates.append(["py", f"-{major}.{minor}"])
+        candidates += [
+            [str(path)] for path in sorted(Path.home().glob(f".pyenv/versions/{major}.{minor}.*/bin/python"))
+        ]
+        candidates += [
+            [str(path)] for path in sorted(Path.home().glob(f".local/share/uv/python/*-{major}.{minor}.*/bin/{name}"))
+        ]
+    bare = ""  # of the right version, but unable to make an environment
+    for candidate in [*candidates, ["python3"], ["python"]]:
+        found = _run_quietly([*candidate, "-c", _PROBE]).split(" ", 3)
+        if len(found) != 4 or found[:2] not in [[str(major), str(minor)] for major, minor in versions]:
+            continue
+        if found[2] == "1":
+            return found[3]
+        bare = bare or f"{found[3]} lacks venv and ensurepip, the parts that make environments"
     wanted = " or ".join(f"{major}.{minor}" for major, minor in versions)
     major, minor = versions[0]
     raise SetupError(
-        f"{what} needs Python {wanted}, which was not found. Install it "
+        f"{what} needs Python {wanted}, {f'but {bare}' if bare else 'which was not found'}. Install it "
         f"(Debian and Ubuntu: apt-get install python{major}.{minor} python{major}.{minor}-venv; "
         f"macOS: brew install python@{major}.{minor}; Windows: winget install Python.Python.{major}.{minor}; "
         f"anywhere: uv python install {major}.{minor} or pyenv install {major}.{minor}) and run this again."
@@ -210,72 +259,135 @@ def _has_mesa() -> bool:
 # -------------------------------------------------------------------------------------------- tests
 
 
-def test(blenders: list[str], arguments: list[str]) -> int:
-    """Style and types, the engine's tests, then the add-on's tests in each Blender, side by side where it helps."""
-    given_paths = [item for item in arguments if not item.startswith("-") and Path(item.split("::")[0]).exists()]
-    if given_paths or any(item in ("-k", "-m") or item.startswith(("-k=", "-m=")) for item in arguments):
-        return _selected_tests(blenders[0], given_paths, arguments)
+class Selection(NamedTuple):
+    """What follows `test`: options for pytest, and the tests picked by path for each of the two programs."""
+
+    options: list[str]
+    engine: list[str]
+    blender: list[str]
+
+    def is_all(self) -> bool:
+        """Whether nothing narrows it down."""
+        expression = any(item[:2] in ("-k", "-m") for item in self.options)
+        return not (expression or self.engine or self.blender)
+
+
+def split_arguments(arguments: list[str], cwd: Path) -> Selection:
+    """Sorts pytest's arguments; paths, with or without ::node, count from `cwd` first, then from the checkout."""
+    selection = Selection([], [], [])
+    before = ""
+    for item in arguments:
+        option, equals, value = item.partition("=")
+        name, colons, node = item.partition("::")
+        place = next((folder / name for folder in (cwd, ROOT) if name and (folder / name).exists()), None)
+        if before in PATH_OPTIONS:
+            selection.options.append(str(cwd / item))
+        elif equals and option in PATH_OPTIONS:
+            selection.options.append(f"{option}={cwd / value}")
+        elif item.startswith("-") or before in (*VALUE_OPTIONS, *ENGINE_VALUE_OPTIONS):
+            selection.options.append(item)
+        elif place is not None:
+            path = place.resolve()
+            if path == BLENDER_TESTS or BLENDER_TESTS in path.parents:
+                selection.blender.append(f"{path}{colons}{node}")
+            else:
+                selection.engine.append(f"{path}{colons}{node}")
+                if path in BLENDER_TESTS.parents:  # `test tests` is all tests of both
+                    selection.blender.append(str(BLENDER_TESTS))
+        elif not before.startswith("--") or "=" in before:  # else it may be the value of an option unknown here
+            raise SetupError(f"there is no {name}, neither in {cwd} nor in {ROOT}.")
+        else:
+            selection.options.append(item)
+        before = item
+    return selection
+
+
+def without_engine_options(options: list[str]) -> list[str]:
+    """What Blender's pytest, which has no plugins, understands of the options."""
+    kept: list[str] = []
+    before = ""
+    for item in options:
+        of_engine = item.partition("=")[0] in ENGINE_OPTIONS or (item[:2] == "-n" and item[2:].isalnum())
+        if not of_engine and before not in ENGINE_VALUE_OPTIONS:
+            kept.append(item)
+        before = item
+    return kept
+
+
+def programs_of(blenders: list[str], selection: Selection) -> dict[str, list[str]]:
+    """The commands that run these tests, by the program's name; without paths both programs are asked."""
+    commands: dict[str, list[str]] = {}
+    if selection.engine or not selection.blender:
+        pytest = [engine_python(), "-m", "pytest", f"--ignore={BLENDER_TESTS}"]
+        commands["engine"] = [*pytest, *selection.options, *selection.engine]
+    if selection.blender or not selection.engine:
+        for version in blenders:
+            python = str(python_of(ROOT / f".venv-blender-{version}"))
+            # a cache of its own: it may run beside the engine's tests, and --lf is of this Blender
+            pytest = [python, "-m", "pytest", "-o", f"cache_dir=.pytest_cache/blender-{version}"]
+            paths = selection.blender or [str(BLENDER_TESTS)]
+            commands[f"Blender {version}"] = [*pytest, *without_engine_options(selection.options), *paths]
+    return commands
+
+
+def joint_status(statuses: list[int]) -> int:
+    """One exit status: the first failure's. That a program has no such test (5) matters only if none has."""
+    failures = [status for status in statuses if status not in (0, NO_TESTS)]
+    if failures:
+        return failures[0]
+    return NO_TESTS if statuses and all(status == NO_TESTS for status in statuses) else 0
+
+
+def test(blenders: list[str], selection: Selection) -> int:
+    """Runs the tests that were picked; else style and types, the engine's tests and the add-on's in each Blender."""
+    commands = programs_of(blenders, selection)
+    if not selection.is_all():
+        results = {}
+        for name, command in commands.items():
+            print(f"bootstrap: tests of {name}", file=sys.stderr)
+            results[name] = run(command, environment=_test_environment())
+        return joint_status(list(results.values()))
     results = {
         "ruff check": run([engine_python(), "-m", "ruff", "check", "."]),
         "ruff format": run([engine_python(), "-m", "ruff", "format", "--check", "."]),
         "mypy": run([engine_python(), "tools/typecheck.py"]),
     }
-    # the add-on's tests run beside the engine's: each is one process on one core most of the time
-    logs = {version: ROOT / "build" / f"test-blender-{version}.log" for version in blenders}
-    running = {version: _start_blender_tests(version, arguments, logs[version]) for version in blenders[:1]}
-    results["engine"] = run(
-        [
-            engine_python(),
-            "-m",
-            "pytest",
-            "--ignore=tests/blender",
-            "--cov",
-            "--cov-report=term:skip-covered",
-            *arguments,
-        ],
-        environment=_environment(),
-    )
-    for version in blenders:
-        process = running.get(version) or _start_blender_tests(version, arguments, logs[version])
-        status = process.wait()
-        print(f"\n{'=' * 30} Blender {version} {'=' * 30}\n{_read(logs[version])}")
-        results[f"Blender {version}"] = status
-    print(
-        "\n".join(
-            f"bootstrap: {name}: {'passed' if status == 0 else f'FAILED ({status})'}"
-            for name, status in results.items()
-        )
-    )
+    # the first Blender's tests run beside the engine's: each is one process on one core most of the time
+    first, *others = [f"Blender {version}" for version in blenders]
+    beside = _start_logged(first, commands[first])
+    try:
+        coverage = ["--cov", "--cov-report=term:skip-covered"]
+        results["engine"] = run([*commands["engine"], *coverage], environment=_test_environment())
+        results[first] = _finish_logged(first, beside)
+    finally:
+        beside.kill()  # nothing where it ended
+    for name in others:
+        results[name] = _finish_logged(name, _start_logged(name, commands[name]))
+    for name, status in results.items():
+        print(f"bootstrap: {name}: {f'FAILED ({status})' if status else 'passed'}")
     return max(1 if status else 0 for status in results.values())
 
 
-def _selected_tests(blender: str, paths: list[str], arguments: list[str]) -> int:
-    """What a developer picked by path or expression: tests of the add-on go to Blender, others to the engine."""
-    for_blender = [
-        path for path in paths if (ROOT / "tests" / "blender") in [Path(path).resolve(), *Path(path).resolve().parents]
-    ]
-    if for_blender:
-        command = [str(python_of(ROOT / f".venv-blender-{blender}")), "-m", "pytest", *arguments]
-        return run(command, environment=_environment())
-    return run([engine_python(), "-m", "pytest", "--ignore=tests/blender", *arguments], environment=_environment())
+def _log_of(name: str) -> Path:
+    return ROOT / "build" / f"test-{name.lower().replace(' ', '-')}.log"
 
 
-def _start_blender_tests(version: str, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    log.parent.mkdir(exist_ok=True)
-    python = python_of(ROOT / f".venv-blender-{version}")
-    with log.open("wb") as output:
+def _start_logged(name: str, command: list[str]) -> "subprocess.Popen[bytes]":
+    _log_of(name).parent.mkdir(exist_ok=True)
+    with _log_of(name).open("wb") as log:
         return subprocess.Popen(
-            [str(python), "-m", "pytest", "tests/blender", "-p", "no:cacheprovider", *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_test_environment()
         )
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "EX4D_ENGINE_PYTHON": engine_python(), "PYTHONDONTWRITEBYTECODE": "1"}
+def _finish_logged(name: str, process: "subprocess.Popen[bytes]") -> int:
+    status = process.wait()
+    print(f"\n{'=' * 30} {name} {'=' * 30}\n{_read(_log_of(name))}")
+    return status
+
+
+def _test_environment() -> dict[str, str]:
+    return {**_plain_environment(), "EX4D_ENGINE_PYTHON": engine_python(), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 # ------------------------------------------------------------------------------------------ processes
@@ -291,7 +403,9 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def run(command: list[str], *, check: bool = False, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> int:
+def run(
+    command: list[str], *, check: bool = False, cwd: Path = ROOT, environment: "dict[str, str] | None" = None
+) -> int:
     """Runs a command with this terminal's output; returns its status, or raises when `check` is set."""
     status = subprocess.run(command, cwd=cwd, env=environment or _plain_environment(), check=False).returncode
     if check and status != 0:
@@ -334,4 +448,7 @@ def _shown(command: object) -> str:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a test's log may hold signs that this console lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -43,7 +43,7 @@ def main() -> int:
     try:
         print(provide(cache_folder()))
         return 0
-    except (OSError, subprocess.CalledProcessError, RuntimeError) as error:
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         print(f"window_blender: no Blender for the window test: {error}", file=sys.stderr)
         return 1
 

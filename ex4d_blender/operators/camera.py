@@ -11,12 +11,14 @@ import numpy as np
 from bpy.props import EnumProperty, FloatProperty
 
 from ...ex4d_engine import trajectories
+from ...ex4d_engine.shot import Shot
 from .. import properties
-from ..camera_moves import add_camera_move, snap_camera_to_source
-from ..camera_sampling import is_animated
+from ..camera_moves import add_camera_move, cursor_pivot, snap_camera_to_source
+from ..camera_sampling import check_frozen, is_animated
 from ..current_shot import open_imported, open_shot, why_no_camera, why_not_imported
 from ..jobs import Explained
 from ..path_coverage import path_coverage
+from ..properties import frozen_frame
 
 
 class EX4D_OT_snap_camera(Explained, bpy.types.Operator):
@@ -36,7 +38,8 @@ class EX4D_OT_snap_camera(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         shot = open_shot(context.scene)
         camera, frame = context.scene.camera, shot.require_plate().first
-        snap_camera_to_source(camera, open_imported(context.scene, shot), shot, frame)
+        frozen = frozen_frame(context.scene.ex4d)
+        snap_camera_to_source(camera, open_imported(context.scene, shot), shot, frame, frozen=frozen)
         return f"{camera.name} starts at the source view, at frame {frame}"
 
 
@@ -50,7 +53,8 @@ class EX4D_OT_add_camera_move(Explained, bpy.types.Operator):
 
     move: EnumProperty(name="Move", items=(("PANEL", "As in the Panel", ""), *properties.MOVES), default="PANEL")
     amount: FloatProperty(
-        name="Amount", description="Degrees of an orbit, else a share of the subject's distance; used with Move"
+        name="Amount",
+        description="Degrees of an orbit, else a share of the subject's distance (of the pivot's); used with Move",
     )
 
     @classmethod
@@ -65,10 +69,27 @@ class EX4D_OT_add_camera_move(Explained, bpy.types.Operator):
             name = settings.move
             amount = degrees(settings.orbit_angle) if name == "orbit" else settings.move_amount
         count = settings.move_frames or shot.require_plate().count
-        poses = trajectories.preset(name, amount, count, shot.require_geometry().subject)
-        camera = add_camera_move(scene, shot, open_imported(scene, shot), poses, f"EX-4D {name}")
+        frozen = frozen_frame(settings)
+        poses = trajectories.preset(name, amount, count, pivot_depth(scene, shot, name))
+        camera = add_camera_move(scene, shot, open_imported(scene, shot), poses, f"EX-4D {name}", frozen=frozen)
         scene.camera = camera
         return f"{camera.name}: {count} frames, now the scene's camera"
+
+
+def pivot_depth(scene: bpy.types.Scene, shot: Shot, move: str) -> float:
+    """Depth of what a move turns about as the panel says it; a move that does not turn goes by the subject's.
+
+    Raises:
+        Ex4dError: `camera_invalid` for a 3D cursor that is not in front of the source camera.
+    """
+    settings = scene.ex4d
+    if move not in properties.TURNING_MOVES or settings.pivot == "SUBJECT":
+        return shot.require_geometry().subject
+    if settings.pivot == "DISTANCE":
+        return float(settings.pivot_distance)
+    frozen = frozen_frame(settings)
+    check_frozen(shot, frozen)
+    return cursor_pivot(scene, shot, shot.require_plate().first if frozen is None else frozen)
 
 
 class EX4D_OT_coverage(Explained, bpy.types.Operator):
@@ -85,7 +106,8 @@ class EX4D_OT_coverage(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         scene = context.scene
         shot = open_shot(scene)
-        shares = path_coverage(scene, shot, open_imported(scene, shot), scene.camera)
+        imported, frozen = open_imported(scene, shot), frozen_frame(scene.ex4d)
+        shares = path_coverage(scene, shot, imported, scene.camera, frozen=frozen)
         least = min(shares, key=lambda frame: shares[frame])
         still = "" if is_animated(scene.camera) else " The camera has no keys."
         scene.ex4d.coverage_text = (

@@ -87,12 +87,18 @@ class EX4D_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_open_preferences(bpy.types.Operator):
+class EX4D_OT_open_preferences(Explained, bpy.types.Operator):
     """The button of the error `engine_missing`."""
 
     bl_idname = "ex4d.open_preferences"
     bl_label = "Open Preferences"
     bl_description = "Show the add-on's preferences, where the engine's Python is chosen"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        if bpy.app.background or context.window is None:
+            return "This needs a window: in a script, set the preferences themselves"
+        return ""
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         bpy.ops.preferences.addon_show(module=engine_session.ADDON)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import bpy
 from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
-from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take
+from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take, save_take, with_record
 from .. import sequencer, take_list
 from ..camera_sampling import camera_frames, is_animated
 from ..compat import sequencer_scene
@@ -18,6 +20,7 @@ from ..current_shot import open_imported, open_shot, scene_again, why_no_camera,
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 from ..mesh_import import is_edited
+from ..properties import frozen_frame
 
 
 class EX4D_OT_generate(EngineJob, bpy.types.Operator):
@@ -46,10 +49,16 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         settings = context.scene.ex4d
         preset, seed = self.preset or settings.preset, settings.seed
         shot = open_shot(context.scene)
-        take = load_take(shot, self.take) if self.take else take_of_camera(context.scene, shot)
-        take_list.refresh(context.scene, take.name)
+        run.take = self.take
+        make_take = partial(load_take, shot, self.take) if self.take else sampled_take(context.scene, shot)
+        # a preset that cannot run is told before anything is made or drawn for it
+        yield EngineRequest("check_preset", {"preset": preset})
+        scene = scene_again(scene_name)
+        take = make_take()
+        run.take = take.name
+        take_list.refresh(scene, take.name)
         if not take.conditioning:
-            yield from _conditioning(context.scene, shot, take, run)
+            yield from _conditioning(scene, shot, take, run)
         result = yield EngineRequest(
             "generate", {"shot": str(shot.root), "take": take.name, "preset": preset, "seed": seed}
         )
@@ -61,11 +70,12 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         return f"{take.name} is finished ({preset}) and loaded into the sequencer: {result['result']}"
 
 
-def take_of_camera(scene: bpy.types.Scene, shot: Shot) -> Take:
-    """Makes a take folder with the scene camera's move.
+def sampled_take(scene: bpy.types.Scene, shot: Shot) -> Callable[[], Take]:
+    """Samples the scene camera's move as it is now; what is returned makes the take folder with it.
 
     Raises:
-        Ex4dError: `no_camera` when there is none or it never moves; `camera_unsupported`.
+        Ex4dError: `no_camera` when there is none or it never moves; `camera_unsupported`; `camera_invalid`
+            for a frozen frame that the shot does not hold.
     """
     settings = scene.ex4d
     camera = scene.camera
@@ -86,8 +96,18 @@ def take_of_camera(scene: bpy.types.Scene, shot: Shot) -> Take:
     numbers = plate.numbers
     if settings.frame_range == "SCENE":
         numbers = range(scene.frame_start, scene.frame_end + 1)
-    frames = camera_frames(scene, camera, shot, numbers, size)
-    return new_take(shot, frames, size, first=numbers[0], fps=plate.fps, label=settings.take_label)
+    frozen = frozen_frame(settings)
+    frames = camera_frames(scene, camera, shot, numbers, size, frozen=frozen)
+    first, label = numbers[0], str(settings.take_label)
+
+    def make() -> Take:
+        take = new_take(shot, frames, size, first=first, fps=plate.fps, label=label)
+        if frozen is not None:
+            take = with_record(take, frozen=frozen)
+            save_take(take)
+        return take
+
+    return make
 
 
 def conditioning_engine(scene: bpy.types.Scene, shot: Shot) -> str:

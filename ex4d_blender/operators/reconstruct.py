@@ -17,6 +17,7 @@ from ..compat import absolute_path, blend_path
 from ..current_shot import scene_again, shot_root
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
+from ..properties import scene_rate
 
 
 class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
@@ -42,7 +43,7 @@ class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
         root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
         before = _shot_there(root, absolute_path(settings.clip_path))
         prepare_folder(root)  # a folder that cannot be written is said before any work starts
-        result = yield EngineRequest("reconstruct", reconstruct_params(settings, root))
+        result = yield EngineRequest("reconstruct", reconstruct_params(context.scene, root))
 
         scene = scene_again(scene_name)
         scene.ex4d.shot_folder = blend_path(root)
@@ -62,8 +63,9 @@ def default_shot_root(clip: Path) -> Path:
     return clip.with_name(f"{name}_ex4d")
 
 
-def reconstruct_params(settings: Any, root: Path) -> dict[str, Any]:
+def reconstruct_params(scene: bpy.types.Scene, root: Path) -> dict[str, Any]:
     """The parameters of the engine's method `reconstruct` for a scene's settings."""
+    settings = scene.ex4d
     depth_options: dict[str, Any] = {}
     if settings.depth_source == "file":
         depth_options = {"path": str(absolute_path(settings.depth_path)), "meaning": settings.depth_meaning}
@@ -76,6 +78,7 @@ def reconstruct_params(settings: Any, root: Path) -> dict[str, Any]:
         "last": settings.range_last if settings.use_range else None,
         "stride": settings.stride,
         "first_number": settings.start_number,
+        "fps": (settings.frame_rate.strip() or scene_rate(scene)) if settings.use_frame_rate else None,
         "depth": settings.depth_source,
         "depth_options": depth_options,
         "fov_deg": degrees(settings.field_of_view) if settings.use_field_of_view else None,

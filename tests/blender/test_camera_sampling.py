@@ -85,6 +85,23 @@ def test_a_scene_that_no_window_shows(addon: Addon, new_shot: Any) -> None:
     assert [round(frame.camera_to_world[0][3], 5) for frame in frames] == [0.0, 2.0]
 
 
+def test_a_frozen_moment_is_seen_in_every_frame(addon: Addon, new_shot: Any) -> None:
+    shot = new_shot()
+    scene, camera = bpy.context.scene, new_camera()
+    for frame, place in ((1001, 0.0), (1004, 3.0)):
+        camera.location.x = place
+        camera.keyframe_insert("location", frame=frame)
+    sampling = addon("ex4d_blender.camera_sampling")
+    free = sampling.camera_frames(scene, camera, shot, range(1000, 1007), SIZE)
+    frozen = sampling.camera_frames(scene, camera, shot, range(1000, 1007), SIZE, frozen=1002)
+    assert [frame.source for frame in frozen] == [1002] * 7
+    assert [frame.camera_to_world for frame in frozen] == [frame.camera_to_world for frame in free]
+    for number in (1000, 1005):
+        with pytest.raises(addon("ex4d_engine.errors").Ex4dError, match="holds 1001 to 1004") as caught:
+            sampling.camera_frames(scene, camera, shot, range(1001, 1005), SIZE, frozen=number)
+        assert caught.value.code == "camera_invalid"
+
+
 @pytest.mark.parametrize(("kind", "word"), [("ORTHO", "orthographic"), ("PANO", "panoramic")])
 def test_cameras_without_a_centre_are_refused(addon: Addon, new_shot: Any, kind: str, word: str) -> None:
     shot = new_shot()

@@ -179,6 +179,7 @@ def test_a_take_of_the_scene_s_size_and_range_with_other_objects(imported: Any) 
     settings = imported.ex4d
     settings.frame_range, settings.output_size, settings.include_cg = "SCENE", "SCENE", True
     imported.render.resolution_x, imported.render.resolution_y, imported.render.resolution_percentage = 160, 100, 50
+    imported.render.engine = "CYCLES"  # a new scene's is EEVEE, which needs minutes without a graphics card
     imported.frame_start, imported.frame_end, imported.cycles.samples = 1003, 1006, 1
     bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
     assert bpy.ops.ex4d.generate() == {"FINISHED"}
@@ -322,16 +323,276 @@ def test_files_that_are_missing_are_named(imported: Any) -> None:
     assert not takes_of(imported)
 
 
-def test_a_preset_whose_model_is_missing_offers_another_and_keeps_the_take(imported: Any) -> None:
+@pytest.mark.parametrize("preset", ["draft", "final", "fast"])
+def test_a_preset_that_cannot_run_is_refused_before_a_take_is_made(imported: Any, preset: str) -> None:
     jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
     bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
-    assert "final" in refusal(bpy.ops.ex4d.generate, preset="final")
+    imported.ex4d.preset = preset
+    assert preset in refusal(bpy.ops.ex4d.generate)
     title, error = jobs.last_failure()
     assert (title, error.code, error.action) == ("Render & Generate", "model_missing", "preset:preview")
-    assert takes_of(imported) == [("take_0001", "", False)]
-    assert bpy.ops.ex4d.generate(take="take_0001", preset="preview") == {"FINISHED"}
+    assert not (Path(imported.ex4d.shot_folder) / "takes").exists()
+    assert not takes_of(imported)
+    assert bpy.ops.ex4d.generate(preset="preview") == {"FINISHED"}
     assert jobs.last_failure() is None
     assert takes_of(imported) == [("take_0001", "preview", True)]
+
+
+def test_the_button_for_another_preset_goes_on_with_the_take_that_failed(imported: Any) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    refusal(bpy.ops.ex4d.generate, preset="final")
+    assert retry_button() == ("preview", ""), "nothing was begun: the camera as it is now counts"
+    refusal(bpy.ops.ex4d.generate, preset="final", take="take_0001")
+    assert retry_button() == ("preview", "take_0001")
+
+
+def retry_button() -> tuple[str, str]:
+    """(preset, take) of the button that the failure's message offers."""
+    buttons: list[Any] = []
+
+    class Recorded(Layout):
+        def operator(self, name: str, **settings: Any) -> Any:
+            buttons.append(super().operator(name, **settings))
+            return buttons[-1]
+
+    panel = SimpleNamespace(layout=Recorded(set()))
+    status = sys.modules[f"{ADDON}.ex4d_blender.panels"].Status
+    status.draw(panel, SimpleNamespace(scene=bpy.context.scene, region=SimpleNamespace(width=300)))
+    return next((button.preset, button.take) for button in buttons if hasattr(button, "preset"))
+
+
+# --------------------------------------------------------------------------- pivot, bullet time, frame rate
+
+
+def moved_to(scene: Any, frame: int) -> Any:
+    """The scene camera's view at a frame, as the engine sees it."""
+    sampling = sys.modules[f"{ADDON}.ex4d_blender.camera_sampling"]
+    shot = sys.modules[f"{ADDON}.ex4d_blender.current_shot"].open_shot(scene)
+    return sampling.camera_frames(scene, scene.camera, shot, [frame], (96, 64))[0]
+
+
+def distance_to_axis_crossing(scene: Any) -> float:
+    """Depth at which the move's first and last line of sight meet: what it turned about."""
+    first, last = (np.array(moved_to(scene, frame).camera_to_world) for frame in (1001, 1004))
+    side, travelled = last[:3, 2], first[:3, 3] - last[:3, 3]
+    lines = np.stack([first[:3, 2], -side], axis=1)
+    return -float(np.linalg.lstsq(lines, travelled, rcond=None)[0][0])
+
+
+@pytest.mark.parametrize("move", ["orbit", "crane"])
+def test_a_move_turns_about_the_pivot_that_was_chosen(imported: Any, move: str) -> None:
+    settings = imported.ex4d
+    settings.move = move
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+    subject = sys.modules[f"{ADDON}.ex4d_blender.current_shot"].open_shot(imported).require_geometry().subject
+    assert distance_to_axis_crossing(imported) == pytest.approx(subject, rel=1e-4)
+
+    settings.pivot, settings.pivot_distance = "DISTANCE", 7.5
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+    assert distance_to_axis_crossing(imported) == pytest.approx(7.5, rel=1e-4)
+
+    source = next(item for item in imported.objects if item.get("ex4d_role") == "source_camera")
+    imported.frame_set(1001)
+    imported.cursor.location = source.matrix_world @ vector(0.7, -0.4, -4.25)
+    settings.pivot = "CURSOR"
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+    assert distance_to_axis_crossing(imported) == pytest.approx(4.25, rel=1e-4)
+
+
+def test_a_cursor_behind_the_source_camera_is_no_pivot(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    source = next(item for item in imported.objects if item.get("ex4d_role") == "source_camera")
+    imported.cursor.location = source.matrix_world @ vector(0.0, 0.0, 2.0)
+    imported.ex4d.pivot = "CURSOR"
+    cameras = len(bpy.data.cameras)
+    assert "3D cursor" in refusal(bpy.ops.ex4d.add_camera_move)
+    assert jobs.last_failure()[1].code == "camera_invalid"
+    assert len(bpy.data.cameras) == cameras
+    assert bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1) == {"FINISHED"}, "which turns about nothing"
+
+
+def vector(*values: float) -> Any:
+    from mathutils import Vector
+
+    return Vector(values)
+
+
+@pytest.mark.parametrize("drawn_by", ["AUTO", "CYCLES"])
+def test_a_frozen_moment_seen_by_a_still_camera_is_the_same_in_all_frames(imported: Any, drawn_by: str) -> None:
+    settings = imported.ex4d
+    settings.use_freeze, settings.freeze_frame, settings.conditioning = True, 1003, drawn_by
+    bpy.ops.ex4d.add_camera_move(move="dolly", amount=0.0)
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    root = Path(settings.shot_folder)
+    take = root / "takes" / "take_0001"
+    document = json.loads((take / "take.json").read_text("utf-8"))
+    assert document["conditioning"] == {"AUTO": "engine", "CYCLES": "blender"}[drawn_by]
+    assert [frame["source"] for frame in document["camera"]] == [1003] * 4
+    for layer in ("color", "mask"):
+        pictures = [pixels(take / f"{layer}.{number}.png") for number in range(1001, 1005)]
+        assert all(np.array_equal(picture, pictures[0]) for picture in pictures), layer
+    plate = root / "plate"
+    frozen, other = (pixels(next(plate.glob(f"*{number}.png"))).astype(int) for number in (1003, 1001))
+    color = pixels(take / "color.1001.png").astype(int)
+    assert abs(color - frozen).max() <= 1 < abs(color - other).max()
+
+
+def pixels(path: Path) -> Any:
+    return sys.modules[f"{ADDON}.ex4d_blender.pixel_files"].read_rgba(path)[..., :3]
+
+
+def test_other_objects_stand_still_in_a_frozen_moment_beyond_the_shot_too(imported: Any) -> None:
+    """Without the freeze they move on there, over the last frame of the clip."""
+    settings = imported.ex4d
+    bpy.ops.mesh.primitive_cube_add(size=0.4, location=(-0.3, 1.5, 0))
+    cube = bpy.context.object
+    cube.keyframe_insert("location", frame=1004)
+    cube.location.x = 0.3
+    cube.keyframe_insert("location", frame=1006)
+    imported.render.engine, imported.cycles.samples = "CYCLES", 1
+    imported.frame_start, imported.frame_end, settings.frame_range = 1004, 1006, "SCENE"
+    settings.include_cg, settings.conditioning = True, "CYCLES"
+    bpy.ops.ex4d.add_camera_move(move="dolly", amount=0.0)
+    same = []
+    for settings.use_freeze in (False, True):
+        settings.freeze_frame = 1004
+        assert bpy.ops.ex4d.generate() == {"FINISHED"}
+        take = Path(settings.shot_folder) / "takes" / settings.takes[settings.active_take].name
+        first, last = (pixels(take / f"color.{number}.png").astype(int) for number in (1004, 1006))
+        same.append(abs(first - last).max() <= 8)
+    assert same == [False, True]
+
+
+def test_bullet_time_starts_at_the_source_view_of_the_frozen_frame(
+    scene: Any, addon: Callable[[str], Any], new_shot: Callable[..., Any]
+) -> None:
+    shot = new_shot("poses")
+    scene.ex4d.shot_folder = str(shot.root)
+    bpy.ops.ex4d.import_shot()
+    scene.ex4d.use_freeze, scene.ex4d.freeze_frame = True, 1003
+    bpy.ops.ex4d.add_camera_move(move="orbit", amount=20)
+    wanted = np.array(shot.source_pose(1003))
+    assert abs(np.array(moved_to(scene, 1001).camera_to_world) - wanted).max() < 1e-5
+    scene.camera.location.x += 1
+    assert bpy.ops.ex4d.snap_camera() == {"FINISHED"}
+    assert abs(np.array(moved_to(scene, 1001).camera_to_world) - wanted).max() < 1e-5
+
+
+def test_the_coverage_of_a_frozen_moment_is_that_of_the_frozen_frame(imported: Any) -> None:
+    path_coverage = sys.modules[f"{ADDON}.ex4d_blender.path_coverage"]
+    current = sys.modules[f"{ADDON}.ex4d_blender.current_shot"]
+    shot = current.open_shot(imported)
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.4)
+    imported.camera.animation_data_clear()  # it stands beside the source camera
+    imported.frame_set(1001)
+    imported.camera.location.x += 0.8
+    arguments = (imported, shot, current.open_imported(imported, shot), imported.camera)
+    running, frozen = (path_coverage.path_coverage(*arguments, frozen=frame) for frame in (None, 1003))
+    assert len(set(running.values())) > 1
+    assert frozen == dict.fromkeys(running, running[1003])
+
+
+def test_a_frame_that_the_shot_lacks_cannot_be_frozen(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    imported.ex4d.use_freeze, imported.ex4d.freeze_frame = True, 1005
+    for operator in (
+        bpy.ops.ex4d.generate,
+        bpy.ops.ex4d.coverage,
+        bpy.ops.ex4d.add_camera_move,
+        bpy.ops.ex4d.snap_camera,
+    ):
+        assert "Frame 1005 cannot be frozen: the shot holds 1001 to 1004" in refusal(operator)
+        assert jobs.last_failure()[1].code == "camera_invalid"
+    assert not (Path(imported.ex4d.shot_folder) / "takes").exists()
+
+
+def test_an_image_sequence_gets_the_frame_rate_that_was_set(scene: Any, made_clip: Path) -> None:
+    reconstruct = sys.modules[f"{ADDON}.ex4d_blender.operators.reconstruct"]
+    settings = scene.ex4d
+    scene.render.fps, scene.render.fps_base = 24, 1.001
+
+    def passed() -> Any:
+        return reconstruct.reconstruct_params(scene, Path(settings.clip_path).parent)["fps"]
+
+    settings.frame_rate = "25"
+    assert passed() is None, "not ticked: the clip's own"
+    settings.use_frame_rate = True
+    assert passed() == "25"
+    settings.frame_rate = " 30000/1001 "
+    assert passed() == "30000/1001"
+    settings.frame_rate = ""
+    assert passed() == "24000/1001", "the scene's"
+    scene.render.fps, scene.render.fps_base = 30, 1.0
+    assert passed() == "30"
+
+
+def test_a_shot_of_images_has_the_frame_rate_that_was_set(
+    scene: Any, tmp_path: Path, made_shots: Callable[[str], Path]
+) -> None:
+    settings = scene.ex4d
+    frames = tmp_path / "frames"
+    shutil.copytree(made_shots("none") / "plate", frames)
+    settings.clip_path = str(sorted(frames.glob("*.png"))[0])
+    settings.use_frame_rate, settings.frame_rate = True, "24000/1001"
+    assert bpy.ops.ex4d.reconstruct() == {"FINISHED"}
+    shot = json.loads((Path(bpy.path.abspath(settings.shot_folder)) / "shot.json").read_text("utf-8"))
+    assert shot["plate"]["fps"] == "24000/1001"
+
+    settings.shot_folder, settings.frame_rate = str(tmp_path / "other"), "many"
+    assert "many" in refusal(bpy.ops.ex4d.reconstruct)
+
+
+# ------------------------------------------------------------------------------------- undo, and small ones
+
+
+def test_undo_takes_back_an_import_and_a_camera_move(scene: Any, new_shot: Callable[..., Any]) -> None:
+    scene.ex4d.shot_folder = str(new_shot().root)
+
+    def counts() -> tuple[int, ...]:
+        scene = bpy.context.scene
+        return len(scene.objects), len(bpy.data.objects), len(bpy.data.cameras), len(bpy.data.collections)
+
+    bpy.ops.ed.undo_push(message="start")
+    stages = [counts()]
+    for operator in (bpy.ops.ex4d.import_shot, bpy.ops.ex4d.add_camera_move):
+        assert operator() == {"FINISHED"}
+        bpy.ops.ed.undo_push(message=operator.idname())
+        stages.append(counts())
+    assert len(set(stages)) == 3
+    for stage in stages[-2::-1]:
+        assert bpy.ops.ed.undo() == {"FINISHED"}
+        assert counts() == stage
+    assert "import it first" in refusal(bpy.ops.ex4d.add_camera_move)
+    assert bpy.ops.ex4d.import_shot() == {"FINISHED"}
+    assert bpy.ops.ex4d.add_camera_move() == {"FINISHED"}
+
+
+def test_the_mesh_is_baked_into_the_shot_folder(imported: Any) -> None:
+    assert bpy.ops.ex4d.bake_mesh_cache() == {"FINISHED"}
+    assert list((Path(imported.ex4d.shot_folder) / "mesh").glob("*.pc2"))
+    assert [item.get("ex4d_role") for item in imported.objects if item.type == "MESH"].count("baked") == 1
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    assert bpy.ops.ex4d.coverage() == {"FINISHED"}
+
+
+def test_a_take_s_folder_is_shown(imported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = sys.modules[f"{ADDON}.ex4d_blender.operators.takes"]
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    opened: list[Path] = []
+
+    def path_open(filepath: str) -> None:
+        opened.append(Path(filepath))
+
+    monkeypatch.setattr(takes, "bpy", SimpleNamespace(ops=SimpleNamespace(wm=SimpleNamespace(path_open=path_open))))
+    assert bpy.ops.ex4d.open_take_folder() == {"FINISHED"}
+    assert opened == [Path(imported.ex4d.shot_folder) / "takes" / "take_0001"]
+
+
+def test_preferences_need_a_window(scene: Any) -> None:
+    assert "needs a window" in refusal(bpy.ops.ex4d.open_preferences)
 
 
 # ---------------------------------------------------------------------------------------- the engine
@@ -417,18 +678,26 @@ def test_a_job_whose_engine_is_killed_says_so_and_the_next_one_works(scene: Any)
 def test_the_add_on_can_be_switched_off_and_on_again_and_takes_the_engine_along(scene: Any) -> None:
     assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
     engine = sys.modules[f"{ADDON}.ex4d_blender.engine_session"].current_engine()
-    handlers = len(bpy.app.handlers.load_post)
+    handlers = our_handlers()
+    assert handlers
     python = bpy.context.preferences.addons[ADDON].preferences.engine_python
     for _ in range(2):
         bpy.ops.preferences.addon_disable(module=ADDON)
         assert not engine.is_alive
         assert not hasattr(bpy.types.Scene, "ex4d")
         assert not hasattr(bpy.types, "EX4D_OT_generate")
-        assert len(bpy.app.handlers.load_post) == handlers - 1
+        assert not our_handlers()
         bpy.ops.preferences.addon_enable(module=ADDON)
-        assert len(bpy.app.handlers.load_post) == handlers
+        assert our_handlers() == handlers
     bpy.context.preferences.addons[ADDON].preferences.engine_python = python
     assert bpy.ops.ex4d.check_engine() == {"FINISHED"}
+
+
+def our_handlers() -> list[str]:
+    """What the add-on has hung onto Blender's events."""
+    lists = {name: getattr(bpy.app.handlers, name) for name in dir(bpy.app.handlers) if not name.startswith("_")}
+    hung = [(name, each) for name, found in lists.items() if isinstance(found, list) for each in found]
+    return sorted(f"{name} {each.__name__}" for name, each in hung if each.__module__.startswith(ADDON))
 
 
 def test_all_operators_and_panels_are_there_and_described(scene: Any) -> None:
@@ -503,12 +772,15 @@ def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None
     assert "depth_path" not in seen and "range_first" not in seen
     settings = imported.ex4d
     settings.depth_source, settings.depth_meaning = "file", "normalised_disparity"
-    settings.use_range = settings.use_field_of_view = True
+    settings.use_range = settings.use_field_of_view = settings.use_freeze = settings.use_frame_rate = True
+    assert not {"pivot_distance", "freeze_frame", "frame_rate"} & seen and "pivot" in seen
     settings.move = "dolly"
+    assert "pivot" not in drawn()
+    settings.move, settings.pivot = "crane", "DISTANCE"
     row = settings.takes.add()
     row.name = "take_0001"
     seen = drawn()
-    assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount"} <= seen
+    assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount", "frame_rate"} <= seen
     every = {entry.identifier for entry in settings.bl_rna.properties} - {"rna_type", "name", "orbit_angle"}
     assert every - {"coverage_text"} <= seen, "no setting is out of reach"
 
