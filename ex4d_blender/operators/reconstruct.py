@@ -94,7 +94,7 @@ def _shot_there(root: Path, clip: Path) -> Shot | None:
             return None
         raise
     source = Path(str(shot.settings.get("source", clip)))
-    if source != clip:
+    if source.name != clip.name:  # the folder may be another: a project that was moved is still the same one
         raise Ex4dError(
             "shot_invalid",
             f"{root} holds the shot of another clip, {source.name}.",

@@ -52,6 +52,7 @@ def test_trimesh_reads_a_closed_mesh_with_colours_and_flags(tmp_path: Path, make
     whole = (p != q).any(axis=1) & (q != r).any(axis=1) & (r != p).any(axis=1)
     np.testing.assert_array_equal(mesh.triangles.astype(np.float32), position[grid.topology.faces[whole]])
     np.testing.assert_array_equal(flags(mesh), occluded[whole])
+    assert isinstance(mesh.visual, trimesh.visual.ColorVisuals)
     written = mesh.visual.vertex_colors[mesh.faces]
     np.testing.assert_array_equal(written[~flags(mesh)], color[grid.topology.faces[whole]][~flags(mesh)])
 

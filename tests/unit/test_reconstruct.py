@@ -301,7 +301,7 @@ def test_a_process_killed_while_replacing_loses_neither_shot(
     folder: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = settings(folder)
-    reconstruct(wanted, folder / "shot", Silent())
+    before = contents(reconstruct(wanted, folder / "shot", Silent()).root)
     other = dataclasses.replace(wanted, fov_deg=30.0)
     calls = 0
 
@@ -319,6 +319,9 @@ def test_a_process_killed_while_replacing_loses_neither_shot(
         patch.setattr(shot_renewal.os, "replace", ours_only(replace, os.replace))
         with pytest.raises(Killed):
             reconstruct(other, folder / "shot", Silent())
+    if (folder / "shot" / "shot.json").is_file():  # it describes what lies beside it, or it is not there
+        assert load_shot(folder / "shot").require_geometry().intrinsics[0][0] > 60  # the old shot's lens
+        assert before.items() <= contents(folder / "shot").items()
     shot = reconstruct(other, folder / "shot", Silent())
     assert shot == load_shot(folder / "shot")
     reconstruct(other, folder / "whole", Silent())
