@@ -27,7 +27,8 @@ SCREEN = (1600, 1000)
 pytestmark = pytest.mark.gui
 
 
-def blender_program() -> str:
+@pytest.fixture
+def program() -> str:
     program = os.environ.get("EX4D_BLENDER") or shutil.which("blender") or ""
     if not program:
         pytest.skip("no Blender: set EX4D_BLENDER to one of 4.2 or newer")
@@ -42,7 +43,7 @@ def blender_program() -> str:
 
 
 @pytest.fixture
-def display(tmp_path: Path):
+def display(program: str):
     """A virtual screen of its own; Xvfb picks a free number and says which."""
     read, write = os.pipe()
     server = subprocess.Popen(
@@ -83,8 +84,7 @@ def xwd_to_png(source: Path, target: Path) -> np.ndarray:
     return image
 
 
-def test_a_users_way_through_the_window(tmp_path: Path, display: str) -> None:
-    program = blender_program()
+def test_a_users_way_through_the_window(tmp_path: Path, program: str, display: str) -> None:
     folder = tmp_path / "Ünï 作業 window"
     folder.mkdir()
     clip = short_clip(folder / "clip.mp4", 9)
