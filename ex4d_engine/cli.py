@@ -17,6 +17,7 @@ from typing import Any, Final
 from . import __version__
 from .errors import Ex4dError
 from .files import explain_os_error
+from .models.commands import add_parser as add_models_parser
 from .progress import Terminal
 from .reference_paths import REFERENCE_CAMS
 
@@ -106,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--blender", type=Path, metavar="PATH", help="a Blender, or a Python that has the bpy wheel")
     command.add_argument("--orbit", type=float, default=20.0, metavar="DEGREES")
     command.set_defaults(run=_demo)
+
+    add_models_parser(commands)
 
     command = commands.add_parser("doctor", help="what works on this machine, and what to install where it does not")
     command.set_defaults(run=_doctor)

@@ -41,6 +41,10 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(
         "missing_package",
         "model_missing",
         "model_invalid",
+        "model_busy",
+        "unknown_model",
+        "licence_not_accepted",
+        "no_network",
         "unknown_preset",
         "out_of_memory",
         # the pipe

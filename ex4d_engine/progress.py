@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tqdm import tqdm
 
 from .errors import Cancelled
+
+UNITS: Final[Mapping[str, str]] = {
+    "download": "MB",
+    "check files": "MB",
+    "convert model": "part",
+    "load model": "part",
+    "denoise": "step",
+}
+"""What the numbers of a stage count where they are not frames."""
 
 
 class Reporter(Protocol):
@@ -63,7 +73,12 @@ class Terminal(Silent):
         if self._bar is None:
             # a resumed stage begins in the middle: what was there before says nothing about its speed
             self._bar = tqdm(
-                total=total, initial=done, desc=f"{stage:<22}", unit="frame", file=sys.stderr, dynamic_ncols=True
+                total=total,
+                initial=done,
+                desc=f"{stage:<22}",
+                unit=UNITS.get(stage, "frame"),
+                file=sys.stderr,
+                dynamic_ncols=True,
             )
             self._stage = stage
         self._bar.total = total

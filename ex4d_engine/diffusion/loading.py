@@ -30,6 +30,9 @@ STOCK_MODEL = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 COMPONENTS = ("tokenizer", "text_encoder", "image_encoder", "vae", "transformer")
 """Sub-folders a model folder must have: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
 
+ADAPTER_FILE = "ex4d.safetensors"
+"""An adapter that lies in a model folder, as `convert` writes it; it is used where no other is named."""
+
 
 def load_pipeline(
     model_folder: Path,
@@ -48,7 +51,7 @@ def load_pipeline(
     Args:
         model_folder: a folder in diffusers' layout, stock Wan or saved by `Ex4dPipeline.save_pretrained`.
         adapter: an EX-4D file (LoRA and camera encoder, attached under "ex4d"), or None if the folder has its own
-            camera encoder, or none is needed.
+            camera encoder or `ADAPTER_FILE`, or none is needed.
         dtype, device: where and in which precision to compute.
         reporter: told of each component; its `check` is called between them.
 
@@ -57,6 +60,8 @@ def load_pipeline(
             fit; `out_of_memory`; `cancelled`.
     """
     check_model_folder(model_folder)
+    if adapter is None and (model_folder / ADAPTER_FILE).is_file():
+        adapter = model_folder / ADAPTER_FILE
     if adapter is not None and not adapter.is_file():
         raise Ex4dError(
             "model_missing",

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..errors import Ex4dError
 from . import preprocess
 from .camera_encoder import CameraEncoder
+from .guidance import guided_velocity
 from .scheduler import set_sampling_steps
 from .transformer import Ex4dTransformer3DModel
 
@@ -23,6 +27,26 @@ TEXT_TOKENS = 512
 
 OutputType = Literal["latent", "np", "uint8"]
 StepCallback = Callable[["Ex4dPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(latents, timestep) to the guided prediction of ε − x, all but the timestep (1, 16, f, h, w)."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told about one video besides its text.
+
+    Attributes:
+        condition: (1, 20, f, h, w) first-frame mask and latents.
+        image_embeds: (1, 257, image_dim) CLIP features of the first frame.
+        ray_latent: (1, width, f/p, h/p, w/p) of the camera encoder.
+    """
+
+    condition: torch.Tensor
+    image_embeds: torch.Tensor
+    ray_latent: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        return Conditioning(self.condition.to(device), self.image_embeds.to(device), self.ray_latent.to(device))
 
 
 class Ex4dPipeline(WanImageToVideoPipeline):
@@ -47,6 +71,9 @@ class Ex4dPipeline(WanImageToVideoPipeline):
     image_encoder: CLIPVisionModel
     transformer: Ex4dTransformer3DModel
     camera_encoder: CameraEncoder
+    _current_timestep: torch.Tensor | None
+    guidance_group: torch.distributed.ProcessGroup | None = None
+    """The ranks that share a guided step's branches, see `parallel.share_work`; None computes both here."""
 
     model_cpu_offload_seq = "text_encoder->image_encoder->camera_encoder->transformer->vae"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' declaration
@@ -103,6 +130,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         guidance_scale: float = 5.0,
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
+        first_step: int = 0,
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: StepCallback | None = None,
         output_type: OutputType = "uint8",
@@ -121,6 +149,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             guidance_scale: neg + g·(pos − neg); at 1 there is one forward a step and no negative prompt.
             generator: source of the noise; on the CPU it gives the same noise for every device.
             latents: (1, 16, f, h, w) noise to start from, instead of `generator`'s.
+            first_step: 0, or the step to begin with, for which `latents` are noised already.
             attention_kwargs: as of diffusers, e.g. {"scale": LoRA strength}.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents"}) after each step; may return other
                 latents. What it raises ends the run and releases its memory.
@@ -132,29 +161,38 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             ValueError: shapes that do not fit each other.
         """
         _check_videos(video, mask)
-        if self.camera_encoder is None:
-            raise Ex4dError(
-                "model_missing",
-                "This model folder has no camera encoder, so it cannot follow a camera.",
-                "Load it together with an EX-4D adapter file.",
-            )
         self._guidance_scale = guidance_scale
-        try:
-            result = self._denoised_latents(
-                preprocess.padded_video(video, self.vae_scale_factor_temporal, self.size_multiple),
-                preprocess.padded_video(mask, self.vae_scale_factor_temporal, self.size_multiple),
-                self.prepare_prompt_embeds(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds),
-                num_inference_steps,
-                guidance_scale,
-                generator,
-                latents,
-                attention_kwargs,
-                callback_on_step_end,
+        with self.released():
+            padded, padded_mask = (
+                preprocess.padded_video(value, self.vae_scale_factor_temporal, self.size_multiple)
+                for value in (video, mask)
             )
+            prompts = self.prepare_prompt_embeds(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+            conditioning = self.prepare_conditioning(padded, padded_mask)
+            if latents is None:
+                shape = (1, self.vae.config.z_dim, *conditioning.condition.shape[2:])
+                latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+
+            def velocity(noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+                return self.conditioned_velocity(
+                    noisy, timestep, conditioning, prompts, guidance_scale, attention_kwargs
+                )
+
+            result = self.denoise(latents, velocity, num_inference_steps, first_step, callback_on_step_end)
             if output_type == "latent":
                 return WanPipelineOutput(frames=result)
             frames = self.decode_latents(result)[:, :, : video.shape[2], : video.shape[3], : video.shape[4]]
             return WanPipelineOutput(frames=_frames_array(frames, output_type))
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Around a run or a part of one: whatever ends it, what it held on the device is let go.
+
+        Raises:
+            Ex4dError: `out_of_memory`.
+        """
+        try:
+            yield
         except torch.OutOfMemoryError as error:
             raise Ex4dError(
                 "out_of_memory",
@@ -166,23 +204,23 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             self._current_timestep = None
             self.maybe_free_model_hooks()
 
-    def _denoised_latents(
-        self,
-        video: torch.Tensor,
-        mask: torch.Tensor,
-        prompt_embeds: tuple[torch.Tensor, torch.Tensor | None],
-        num_inference_steps: int,
-        guidance_scale: float,
-        generator: torch.Generator | None,
-        latents: torch.Tensor | None,
-        attention_kwargs: dict[str, Any] | None,
-        callback: StepCallback | None,
-    ) -> torch.Tensor:
-        """The denoised latents (1, 16, f, h, w) float32 of videos that have the model's lengths and sizes."""
+    @torch.no_grad()
+    def prepare_conditioning(self, video: torch.Tensor, mask: torch.Tensor) -> Conditioning:
+        """The conditioning of videos as `__call__` takes them, of 4k+1 frames and a size the model takes.
+
+        Raises:
+            Ex4dError: `model_missing` without a camera encoder.
+        """
+        if self.camera_encoder is None:
+            raise Ex4dError(
+                "model_missing",
+                "This model folder has no camera encoder, so it cannot follow a camera.",
+                "Load it together with an EX-4D adapter file.",
+            )
         device, dtype = self._execution_device, self.transformer.dtype
         image = preprocess.first_frame(video)
         image_embeds = self.encode_image(image, device).to(dtype)
-        latents, condition = self.prepare_latents(
+        _, condition = self.prepare_latents(
             preprocess.image_tensor(image).to(device),
             batch_size=1,
             num_channels_latents=self.vae.config.z_dim,
@@ -191,21 +229,65 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             num_frames=video.shape[2],
             dtype=torch.float32,
             device=device,
-            generator=generator,
-            latents=latents,
+            latents=torch.zeros(()),  # the noise is drawn apart, as it may span more than these frames
         )
-        ray_latent = self.prepare_ray_latent(video, mask)
-        timesteps = set_sampling_steps(self.scheduler, num_inference_steps, device)
-        self._num_timesteps = len(timesteps)
-        for step, timestep in enumerate(timesteps):
-            self._current_timestep = timestep
-            velocity = self.predict_velocity(
-                latents, condition, timestep, prompt_embeds, image_embeds, ray_latent, guidance_scale, attention_kwargs
-            )
-            latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        return Conditioning(condition, image_embeds, self.prepare_ray_latent(video, mask))
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        velocity: Velocity,
+        num_inference_steps: int,
+        first_step: int = 0,
+        callback: StepCallback | None = None,
+    ) -> torch.Tensor:
+        """The denoised latents (1, 16, f, h, w) float32.
+
+        Args:
+            latents: (1, 16, f, h, w) at the noise level of `first_step`: pure noise at step 0.
+            velocity: the denoiser, see `conditioned_velocity`.
+            num_inference_steps: steps of the whole schedule.
+            first_step: the step to begin with; those before it are left out.
+            callback: as `callback_on_step_end` of `__call__`; its step counts from the schedule's beginning.
+
+        Raises:
+            ValueError: `first_step` is no step of the schedule.
+        """
+        if not 0 <= first_step < num_inference_steps:
+            raise ValueError(f"step {first_step} is not one of {num_inference_steps}")
+        latents = latents.to(self._execution_device, torch.float32)
+        timesteps = set_sampling_steps(self.scheduler, num_inference_steps, self._execution_device)
+        self.scheduler.set_begin_index(first_step)
+        self._num_timesteps = num_inference_steps - first_step
+        for step in range(first_step, num_inference_steps):
+            timestep = self._current_timestep = timesteps[step]
+            latents = self.scheduler.step(velocity(latents, timestep), timestep, latents, return_dict=False)[0]
             if callback is not None:
                 latents = callback(self, step, timestep, {"latents": latents}).get("latents", latents)
         return latents
+
+    @torch.no_grad()
+    def conditioned_velocity(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        prompt_embeds: tuple[torch.Tensor, torch.Tensor | None],
+        guidance_scale: float,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """`predict_velocity` with what `prepare_conditioning` and `prepare_prompt_embeds` returned."""
+        return self.predict_velocity(
+            latents,
+            conditioning.condition.to(latents.device),
+            timestep,
+            prompt_embeds,
+            conditioning.image_embeds.to(latents.device),
+            conditioning.ray_latent,
+            guidance_scale,
+            attention_kwargs,
+        )
 
     def predict_velocity(
         self,
@@ -231,11 +313,9 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         """
         dtype = self.transformer.dtype
         model_input = torch.cat([latents, condition], dim=1).to(dtype)
-        predictions = []
-        for name, embeds in zip(("cond", "uncond"), prompt_embeds, strict=True):
-            if embeds is None:
-                continue
-            with self.transformer.cache_context(name):
+
+        def predict(branch: str, embeds: torch.Tensor) -> torch.Tensor:
+            with self.transformer.cache_context(branch):
                 (prediction,) = self.transformer(
                     model_input,
                     timestep.expand(latents.shape[0]),
@@ -246,11 +326,9 @@ class Ex4dPipeline(WanImageToVideoPipeline):
                     ray_latent=ray_latent,
                 )
             # The scheduler keeps the precision of what it is given: latents in half precision would add up its error.
-            predictions.append(prediction.float())
-        if len(predictions) == 1:
-            return predictions[0]
-        positive, negative = predictions
-        return negative + guidance_scale * (positive - negative)
+            return prediction.float()
+
+        return guided_velocity(predict, prompt_embeds, guidance_scale, self.guidance_group)
 
     def prepare_prompt_embeds(
         self,
@@ -291,16 +369,16 @@ class Ex4dPipeline(WanImageToVideoPipeline):
 
     def encode_video(self, video: torch.Tensor) -> torch.Tensor:
         """Normalised latents (1, 16, (F−1)/4 + 1, H/8, W/8) float32 of a (1, 3, F, H, W) video: no sampling."""
-        mean, std = self._latent_statistics()
+        mean, std = self.latent_statistics()
         posterior = self.vae.encode(video.to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode().float() - mean) / std
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """The video (1, 3, F, H, W) in [−1, 1] of normalised latents (1, 16, f, h, w)."""
-        mean, std = self._latent_statistics()
+        mean, std = self.latent_statistics()
         return self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0].clamp(-1, 1)
 
-    def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation of the VAE's latents, each (1, C, 1, 1, 1) float32."""
         config = self.vae.config
         mean, std = (

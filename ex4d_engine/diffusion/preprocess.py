@@ -18,8 +18,10 @@ from torch.nn import functional
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-EROSION_KERNEL = 5
-"""Side of the default erosion, pixels: the middle of the 2…8 the weights were trained with."""
+EROSION_RADIUS = 4
+"""How far the seen region shrinks by default, pixels at the working size."""
+EROSION_KERNEL = 2 * EROSION_RADIUS + 1
+"""Side of the default erosion, pixels: one more than the largest of the 2…8 the weights were trained with."""
 
 
 def evenly_spaced_frames(available: int, wanted: int) -> np.ndarray:
@@ -30,6 +32,11 @@ def evenly_spaced_frames(available: int, wanted: int) -> np.ndarray:
 def fixed_erosion(num_frames: int, kernel: int = EROSION_KERNEL) -> list[int]:
     """The same erosion for every frame: the edge of the seen region does not flicker."""
     return [kernel] * num_frames
+
+
+def no_erosion(num_frames: int) -> list[int]:
+    """Kernels that leave masks as they are, for masks that are eroded already."""
+    return [1] * num_frames
 
 
 def random_erosion(num_frames: int, seed: int) -> list[int]:

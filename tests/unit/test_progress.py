@@ -47,6 +47,16 @@ def test_terminal_writes_to_stderr_only(capfd: pytest.CaptureFixture[str]) -> No
     assert "mesh" in err and "3/3" in err and "a sentence" in err
 
 
+@pytest.mark.parametrize(("stage", "unit"), [("download", "MB"), ("mesh", "frame")])
+def test_terminal_counts_downloads_in_megabytes_and_the_rest_in_frames(
+    stage: str, unit: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Terminal()
+    reporter.progress(stage, 0, 2)
+    reporter.progress(stage, 2, 2)
+    assert f"{unit}/s" in capfd.readouterr().err
+
+
 def test_terminal_shows_a_finished_stage_once(capfd: pytest.CaptureFixture[str]) -> None:
     reporter = Terminal()
     reporter.progress("decode", 1, 2)

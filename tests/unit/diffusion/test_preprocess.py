@@ -14,7 +14,8 @@ def test_frame_pick_keeps_both_ends_and_cuts_fractions_off() -> None:
 
 
 def test_erosion_is_steady_by_default_and_repeatable_when_random() -> None:
-    assert set(preprocess.fixed_erosion(20)) == {preprocess.EROSION_KERNEL}
+    assert set(preprocess.fixed_erosion(20)) == {preprocess.EROSION_KERNEL} == {9}
+    assert preprocess.no_erosion(2) == [1, 1]
     drawn = preprocess.random_erosion(200, seed=3)
     assert drawn == preprocess.random_erosion(200, seed=3) != preprocess.random_erosion(200, seed=4)
     assert set(drawn) == set(range(2, 9))

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A take's video of any length and size: windows over time and, if asked for, a second pass in tiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..progress import Reporter
+from . import preprocess
+from .latent_store import LatentStore, NoStore, settings_digest
+from .pipeline import Ex4dPipeline
+from .refine import FrameBuffer, PromptEmbeds, first_pass_inputs, second_pass_inputs
+from .sizes import TRAINED_AREA, WorkingSize, to_source_size, working_size
+from .streaming_vae import decoder_bytes
+from .tiles import LATENT_STEP, OVERLAP_PX, Tile, plan_tiles
+from .windows import (
+    OVERLAP_FRAMES,
+    TRAINED_FRAMES,
+    DenoisePass,
+    Frames,
+    PrepareWindow,
+    StepCounter,
+    Window,
+    WindowInputs,
+    denoise_windows,
+    plan_windows,
+)
+from .working_frames import ReadFrame, WorkingFrames
+
+Erosion = int | Literal["random"]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What a generated video is made with, besides model, text and conditioning.
+
+    Attributes:
+        steps: denoising steps.
+        guidance_scale: neg + g·(pos − neg); 1 is one forward a step.
+        seed: of noise and random erosion.
+        window: frames denoised at once, 4k+1; the weights were trained with 49.
+        overlap: frames that neighbouring windows share at least.
+        erosion: how far the seen region shrinks at the working size, a radius in pixels, or "random": a kernel of
+            2…8 pixels drawn for each frame, as in the reference.
+        area: pixels of the first pass's frame; the weights were trained near 512².
+        detail_area: pixels of the second pass's frame, at most the source's; None leaves the second pass out.
+        detail_strength: the share of the steps that the second pass repeats. At 0.4 of 25 steps it begins at noise
+            level 0.77.
+        remedy: what to change if the model gives no numbers, as in "Set … and run again".
+    """
+
+    steps: int = 25
+    guidance_scale: float = 5.0
+    seed: int = 0
+    window: int = TRAINED_FRAMES
+    overlap: int = OVERLAP_FRAMES
+    erosion: Erosion = preprocess.EROSION_RADIUS
+    area: int = TRAINED_AREA
+    detail_area: int | None = None
+    detail_strength: float = 0.4
+    remedy: str = "the precision to exact"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.detail_strength <= 1:
+            raise ValueError(f"{self.steps} steps and a strength of {self.detail_strength} are not possible")
+        if self.erosion != "random" and (isinstance(self.erosion, str) or self.erosion < 0):
+            raise ValueError(f"an erosion of {self.erosion} is not possible")
+
+    @property
+    def first_detail_step(self) -> int:
+        return self.steps - max(1, round(self.detail_strength * self.steps))
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """What `generate_video` will do, to be shown beforehand.
+
+    Attributes:
+        size: of the first pass.
+        windows: over the clip, the same in both passes.
+        detail_size: of the second pass, None without one.
+        tiles: of the second pass, empty without one.
+        steps: steps of all windows and passes, as the progress bar counts them.
+        forwards: transformer forwards, each of about a window at the trained area.
+    """
+
+    size: WorkingSize
+    windows: tuple[Window, ...]
+    detail_size: WorkingSize | None
+    tiles: tuple[Tile, ...]
+    steps: int
+    forwards: int
+
+    def host_bytes(self, token_width: int, vae_bytes: int = 4) -> int:
+        """About what a window takes of the CPU's memory: frames, latents, the decoder's memory, tiles' conditioning.
+
+        Args:
+            token_width: the transformer's width, 5120 in the 14B model.
+            vae_bytes: of a value in the VAE and in the camera encoder.
+        """
+        size, frames = self.detail_size or self.size, self.windows[0].frames
+        # conditioning, its mask, the enlarged first pass, frames truncated and rounded; four latents of 16 channels
+        pixels = frames * size.width * size.height * (3 + 1 + 3 + 3 + 3)
+        latents = 4 * 16 * 4 * self.windows[0].latents * size.width * size.height // LATENT_STEP**2
+        tokens = sum(tile.width * tile.height // (2 * LATENT_STEP) ** 2 for tile in self.tiles)
+        conditioning = tokens * self.windows[0].latents * token_width * vae_bytes
+        return pixels + latents + conditioning + decoder_bytes(size.height, size.width, vae_bytes)
+
+
+def plan_video(num_frames: int, width: int, height: int, settings: VideoSettings, multiple: int = 16) -> VideoPlan:
+    """The windows, sizes and tiles of a clip of `num_frames` frames of `width` × `height` pixels.
+
+    The second pass is left out where it would be no larger than the first.
+
+    Raises:
+        ValueError: numbers that are not possible, see `plan_windows` and `working_size`.
+    """
+    windows = plan_windows(num_frames, settings.window, settings.overlap)
+    size = working_size(width, height, settings.area, multiple)
+    detail: WorkingSize | None = None
+    tiles: tuple[Tile, ...] = ()
+    if settings.detail_area is not None and size.scale < 1 and settings.detail_area > settings.area:
+        detail = working_size(width, height, min(settings.detail_area, width * height), multiple)
+        tiles = plan_tiles(detail.height, detail.width, settings.area, _tile_overlap(settings.area), multiple)
+    steps, detail_steps = settings.steps, settings.steps - settings.first_detail_step if detail else 0
+    branches = 2 if settings.guidance_scale > 1 else 1
+    return VideoPlan(
+        size,
+        windows,
+        detail,
+        tiles,
+        len(windows) * (steps + detail_steps),
+        len(windows) * branches * (steps + detail_steps * len(tiles)),
+    )
+
+
+def generate_video(
+    pipeline: Ex4dPipeline,
+    conditioning: ReadFrame,
+    num_frames: int,
+    width: int,
+    height: int,
+    settings: VideoSettings,
+    prompt_embeds: PromptEmbeds,
+    reporter: Reporter,
+    store: LatentStore | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """The generated frames in order, at full size.
+
+    Memory does not grow with the clip's length: about `VideoPlan.host_bytes` on the CPU, on the device what one
+    window, or one tile of it, takes.
+
+    Args:
+        pipeline: with its models where they are to compute.
+        conditioning: reads a frame's colour and mask at full size; the first frame is the source view.
+        num_frames: frames of the clip, any number.
+        width, height: of its frames, any size.
+        settings: see there.
+        prompt_embeds: positive and, under guidance, negative (1, L ≤ 512, text_dim).
+        reporter: told each step under "denoise" and asked before it whether to go on.
+        store: finished windows, from which a run that was stopped goes on with the same numbers.
+
+    Yields:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        Ex4dError: `model_missing` without a camera encoder; `model_invalid` when the model gives no numbers;
+            `out_of_memory`; `cancelled`.
+        ValueError: guidance without a negative prompt; sizes that do not fit.
+    """
+    plan = plan_video(num_frames, width, height, settings, pipeline.size_multiple)
+    prompts = _prompts(pipeline, prompt_embeds, settings.guidance_scale)
+    kernels = erosion_kernels(settings, num_frames)
+    counter = StepCounter(reporter, plan.steps)
+    store = store or NoStore()
+    identity = {
+        "frames": num_frames,
+        "size": [width, height],
+        "prompts": [None if embeds is None else _tensor_digest(embeds) for embeds in prompts],
+        **{name: value for name, value in dataclasses.asdict(settings).items() if name != "remedy"},
+    }
+
+    def runs(name: str, size: WorkingSize, first_step: int, prepare: PrepareWindow, digest: str) -> Iterator[Frames]:
+        denoising = DenoisePass(name, digest, settings.steps, first_step, settings.seed, settings.remedy)
+        latent_size = (size.height // LATENT_STEP, size.width // LATENT_STEP)
+        return denoise_windows(pipeline, plan.windows, prepare, denoising, latent_size, store, counter)
+
+    working = WorkingFrames(conditioning, plan.size, kernels)
+
+    def first_pass(window: Window, anchor: Frames | None) -> WindowInputs:
+        return first_pass_inputs(pipeline, working, window, anchor, prompts, settings.guidance_scale)
+
+    first_identity = {name: value for name, value in identity.items() if not name.startswith("detail")}
+    frames = runs("first", plan.size, 0, first_pass, settings_digest(first_identity))
+    size = plan.size
+    if plan.detail_size is not None:
+        size, fine = plan.detail_size, WorkingFrames(conditioning, plan.detail_size, kernels)
+        buffer = FrameBuffer(frames)
+
+        def second_pass(window: Window, anchor: Frames | None) -> WindowInputs:
+            return second_pass_inputs(
+                pipeline, fine, window, anchor, prompts, settings.guidance_scale, plan.tiles, buffer, plan.size
+            )
+
+        frames = runs("second", size, settings.first_detail_step, second_pass, settings_digest(identity))
+    given = 0
+    for run in frames:
+        for frame in run[: num_frames - given]:
+            yield to_source_size(frame, size)
+        given += len(run)
+    counter.finish()
+
+
+def erosion_kernels(settings: VideoSettings, num_frames: int) -> list[int]:
+    """One erosion kernel a frame, pixels at the working size."""
+    if settings.erosion == "random":
+        return preprocess.random_erosion(num_frames, settings.seed)
+    return preprocess.fixed_erosion(num_frames, 2 * settings.erosion + 1)
+
+
+def _prompts(pipeline: Ex4dPipeline, embeds: PromptEmbeds, guidance_scale: float) -> PromptEmbeds:
+    positive, negative = embeds
+    if guidance_scale <= 1:
+        negative = None
+    elif negative is None:
+        raise ValueError(f"a guidance of {guidance_scale} needs a negative prompt")
+    pipeline._guidance_scale = guidance_scale
+    return pipeline.prepare_prompt_embeds(None, "", positive, negative)
+
+
+def _tile_overlap(area: int) -> int:
+    """The share of a tile that 128 pixels are of 512, in whole latents."""
+    return max(LATENT_STEP, round(OVERLAP_PX * (area / TRAINED_AREA) ** 0.5 / LATENT_STEP) * LATENT_STEP)
+
+
+def _tensor_digest(value: torch.Tensor) -> str:
+    return hashlib.sha256(value.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
