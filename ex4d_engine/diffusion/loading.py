@@ -22,6 +22,7 @@ from .camera_encoder import CameraEncoder
 from .checkpoints import load_adapter
 from .pipeline import Ex4dPipeline
 from .scheduler import FLOW_SHIFT, euler_scheduler
+from .tensor_files import read_tensors
 from .transformer import Ex4dTransformer3DModel
 
 STOCK_MODEL = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
@@ -29,6 +30,9 @@ STOCK_MODEL = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
 COMPONENTS = ("tokenizer", "text_encoder", "image_encoder", "vae", "transformer")
 """Sub-folders a model folder must have: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
+
+FAST_NAME = "fast"
+"""The step-distillation LoRA's name on the transformer."""
 
 ADAPTER_FILE = "ex4d.safetensors"
 """An adapter that lies in a model folder, as `convert` writes it; it is used where no other is named."""
@@ -41,6 +45,8 @@ def load_pipeline(
     dtype: torch.dtype,
     device: torch.device | str,
     reporter: Reporter,
+    text_encoder: bool = True,
+    fast_lora: Path | None = None,
 ) -> Ex4dPipeline:
     """The pipeline of a diffusers folder, ready to generate on `device`.
 
@@ -54,6 +60,8 @@ def load_pipeline(
             camera encoder or `ADAPTER_FILE`, or none is needed.
         dtype, device: where and in which precision to compute.
         reporter: told of each component; its `check` is called between them.
+        text_encoder: False leaves it and the tokenizer out: embeddings are passed instead.
+        fast_lora: a step-distillation LoRA, attached beside the adapter under "fast".
 
     Raises:
         Ex4dError: `model_missing` naming what is not there; `model_invalid` for weights that are damaged or do not
@@ -82,25 +90,57 @@ def load_pipeline(
     components: dict[str, Any] = {}
     with _readable(model_folder / "scheduler"):
         components["scheduler"] = euler_scheduler(folder_shift(model_folder))
-    with _readable(model_folder / "tokenizer"):
-        components["tokenizer"] = AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True)
+    if not text_encoder:
+        components |= {"tokenizer": None, "text_encoder": None}
+        del precisions["text_encoder"]
+    else:
+        with _readable(model_folder / "tokenizer"):
+            components["tokenizer"] = AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True)
     total = len(precisions) + 1
     for done, (name, (kind, precision)) in enumerate(precisions.items()):
         reporter.check()
         reporter.progress("load model", done, total)
-        components[name] = _component(kind, model_folder / name, precision)
+        components[name] = load_component(kind, model_folder / name, precision)
     reporter.check()
     if adapter is not None:
         components["camera_encoder"] = load_adapter(adapter, components["transformer"])
     reporter.progress("load model", total - 1, total)
     try:
         pipeline = Ex4dPipeline(**components).to(device)
+        if fast_lora is not None:
+            attach_fast_lora(pipeline, fast_lora)
     except torch.OutOfMemoryError as error:
         raise Ex4dError(
             "out_of_memory", f"{model_folder.name} does not fit in {device}'s memory.", "Choose a smaller memory tier."
         ) from error
     reporter.progress("load model", total, total)
     return pipeline
+
+
+def attach_fast_lora(pipeline: Ex4dPipeline, path: Path) -> None:
+    """Attaches a step-distillation LoRA beside the adapters that are there, each at scale 1.
+
+    Raises:
+        Ex4dError: `model_missing`; `model_invalid` for a file that is damaged or of another model.
+    """
+    tensors = read_tensors(path)
+    others = list(getattr(pipeline.transformer, "peft_config", {}))
+    try:
+        pipeline.load_lora_weights(tensors, adapter_name=FAST_NAME)
+    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        raise _no_fast_lora(path, str(error)) from error
+    # diffusers only logs that it found nothing to load
+    if not any(f".{FAST_NAME}." in name for name, _ in pipeline.transformer.named_parameters()):
+        raise _no_fast_lora(path, "none of its tensors has a place in this model")
+    pipeline.transformer.set_adapters([*others, FAST_NAME], 1.0)
+
+
+def _no_fast_lora(path: Path, why: str) -> Ex4dError:
+    return Ex4dError(
+        "model_invalid",
+        f"{path.name} is no step-distillation LoRA for this model ({why.splitlines()[0] if why else 'unreadable'}).",
+        "Use the one made for Wan2.1-I2V-14B, or choose preset final.",
+    )
 
 
 def check_model_folder(folder: Path) -> None:
@@ -142,7 +182,7 @@ def _readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
+def load_component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
     """One model of a folder with every tensor accounted for: the libraries only log what they could not find."""
     precision = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
     with _readable(folder):
