@@ -50,6 +50,7 @@ class JobRun:
         self.done, self.total = 0, 0
         self.eta_s: float | None = None
         self.take = ""  # name of the take that the job works on, for another attempt to go on with
+        self.preset = ""  # the one it generates with, for another attempt with less memory
         self.preview = ""  # the newest finished frame's file
         self.logs: list[str] = []
         self.message = ""  # the sentence at the end

@@ -12,7 +12,8 @@ import bpy.utils.previews
 from ..ex4d_engine.errors import Ex4dError
 from . import jobs
 from .current_shot import active_take
-from .properties import TURNING_MOVES, scene_rate
+from .operators.engine import download_command
+from .properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, TURNING_MOVES, scene_rate
 
 CATEGORY: Final = "EX-4D"
 SPACES: Final = ("VIEW_3D", "SEQUENCE_EDITOR")
@@ -167,6 +168,12 @@ class Generate(Section):
         layout.prop(settings, "conditioning")
         layout.prop(settings, "include_cg")
         layout.prop(settings, "preset")
+        if settings.preset in DIFFUSION_PRESETS:
+            header, body = layout.panel("ex4d_diffusion", default_closed=True)
+            header.label(text="Diffusion")
+            if body is not None:
+                for name in DIFFUSION_OPTIONS:
+                    body.prop(settings, name)
         layout.prop(settings, "seed")
         layout.prop(settings, "take_label")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
@@ -224,17 +231,29 @@ def draw_failure(layout: bpy.types.UILayout, title: str, error: Ex4dError, conte
     for sentence in (error.message, error.hint):
         for line in textwrap.wrap(sentence, max(20, letters)):
             column.label(text=line)
-    action = error.action or ACTIONS.get(error.code, "")
-    if action.startswith("preset:"):
-        preset = action.removeprefix("preset:")
-        button = box.operator("ex4d.generate", text=f"Use Preset {preset.capitalize()}")
-        button.preset = preset
-        # the take that the failed job had begun is gone on with, not made a second time
-        job = jobs.last_job()
-        button.take = "" if job is None else job.take
-    elif action.startswith("ex4d."):
-        box.operator(action)
+    draw_action(box, error.action or ACTIONS.get(error.code, ""))
     box.operator("ex4d.copy_report", icon="COPYDOWN")
+
+
+def draw_action(layout: bpy.types.UILayout, action: str) -> None:
+    """The button of an error's action: an operator, `preset:NAME`, `tier:NAME` or `models:NAME`; none for others."""
+    kind, _, name = action.partition(":")
+    # the take that the failed job had begun is gone on with, not made a second time
+    job = jobs.last_job()
+    match kind:
+        case "preset":
+            button = layout.operator("ex4d.generate", text=f"Use Preset {name.capitalize()}")
+            button.preset = name
+            button.take = "" if job is None else job.take
+        case "tier":
+            button = layout.operator("ex4d.generate", text=f"Use Memory Tier {name} GB")
+            button.tier = name
+            button.preset, button.take = ("", "") if job is None else (job.preset, job.take)
+        case "models":
+            layout.label(text=download_command(name), icon="CONSOLE")
+            layout.operator("ex4d.copy_download_command", icon="COPYDOWN").model = name
+        case _ if action.startswith("ex4d."):
+            layout.operator(action)
 
 
 def draw_preview(layout: bpy.types.UILayout, path: str) -> None:

@@ -39,6 +39,19 @@ PRESETS = (
     ("final", "Final", "Wan2.1 14B with the EX-4D adapter, 25 steps"),
     ("fast", "Fast", "The same with a step-distillation adapter, 4 steps"),
 )
+DIFFUSION_PRESETS = ("draft", "final", "fast")  # the others draw nothing by diffusion
+DIFFUSION_OPTIONS = ("tier", "detail", "steps")  # properties of `Ex4dSettings`, named as the engine's options
+TIERS = (
+    ("AUTO", "Automatic", "The fastest that fits the graphics card's free memory"),
+    ("48", "48 GB", "The whole model on the card, exact"),
+    ("24", "24 GB", "The whole model on the card, in float8"),
+    ("16", "16 GB", "Exact, layer after layer from the computer's memory: slower"),
+    ("12", "12 GB", "In float8, layer after layer from the computer's memory: slower"),
+)
+DETAILS = (
+    ("none", "Off", "Generated near the size that the model was trained at, then enlarged"),
+    ("full", "Second Pass", "Generated a second time at the take's size, tile by tile: finer and much slower"),
+)
 MOVES = (
     ("orbit", "Orbit", "Swing about the subject, looking at it"),
     ("dolly", "Dolly", "Move along the line of sight; positive is forward"),
@@ -174,6 +187,11 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     )
     preset: EnumProperty(name="Preset", items=PRESETS, default="preview")
     seed: IntProperty(name="Seed", description="Of every random draw", default=0, min=0)
+    tier: EnumProperty(
+        name="Memory", description="How the model is kept to fit the graphics card", items=TIERS, default="AUTO"
+    )
+    detail: EnumProperty(name="Detail", items=DETAILS, default="none")
+    steps: IntProperty(name="Steps", description="Of the denoiser; 0: the preset's own", default=0, min=0, soft_max=50)
     take_label: StringProperty(name="Label", description="A name for the next take")
 
     takes: CollectionProperty(type=Ex4dTake)

@@ -4,7 +4,7 @@
 Threads: the main thread runs one job at a time, since torch and OpenGL want one thread for good; a
 reader listens to stdin, so that a cancel is heard in the middle of a step; a pulse sends heartbeats
 while a job runs and notices when the parent is gone. Only the jobs import anything heavy, so the
-engine says hello in well under a second.
+engine says hello in well under a second, or as soon as a slow graphics driver has answered (devices.py).
 
 What can be asked for is in methods.py.
 """
@@ -27,6 +27,7 @@ from typing import Final
 import psutil
 
 from . import __version__, protocol
+from .devices import main_device
 from .errors import Ex4dError
 from .files import explain_os_error
 from .methods import bad_request, check_params, run_method
@@ -244,13 +245,13 @@ def serve() -> int:
     pipe = Pipe()
     worker = Worker(pipe.send)
     parent = _parent()
-    memory = psutil.virtual_memory()
+    device = main_device()
     pipe.send(
         protocol.Hello(
             protocol.PROTOCOL_VERSION,
             __version__,
-            f"CPU, {os.cpu_count()} threads",
-            (round(memory.available / 2**30, 2), round(memory.total / 2**30, 2)),
+            device.name,
+            (device.free_gib, device.total_gib),
             PRESETS,
             DEPTH_SOURCES,
         )

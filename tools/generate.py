@@ -28,7 +28,7 @@ from ex4d_engine.files import atomic_path, prepare_folder
 from ex4d_engine.image_files import write_png
 from ex4d_engine.progress import Terminal
 from ex4d_engine.shot import IDENTITY, CameraFrame, Plate, Shot, Take, new_take, save_shot, save_take
-from ex4d_engine.stages import PRESETS, generate, require_preset
+from ex4d_engine.stages import PRESETS, GenerateOptions, generate, require_preset
 from ex4d_engine.video import probe, read_frames
 
 SEEN_FROM = 128  # of 255: movies are lossy, masks are not grey
@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--output_video", type=Path, required=True)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="preview")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="denoising steps of presets final and fast")
     options = parser.parse_args()
 
     def command(reporter: Terminal) -> int:
@@ -57,13 +58,14 @@ def fill(options: argparse.Namespace, reporter: Terminal) -> None:
     output: Path = options.output_video.resolve()
     if output.suffix.lower() != ".mp4":
         raise Ex4dError("bad_request", f"{output.name} is no .mp4 file.", "Give --output_video a name ending in .mp4.")
-    require_preset(options.preset)
+    chosen = GenerateOptions.from_json({"steps": options.steps})
+    require_preset(options.preset, chosen)
     probe(options.color_video)  # what cannot be read is refused before anything is written
     probe(options.mask_video)
     prepare_folder(output.parent)
     with tempfile.TemporaryDirectory(prefix=".generate-", dir=output.parent) as folder:
         shot, take = conditioning_take(options.color_video, options.mask_video, Path(folder), reporter)
-        take = generate(shot, take, options.preset, reporter, seed=options.seed)
+        take = generate(shot, take, options.preset, reporter, seed=options.seed, options=chosen)
         with atomic_path(output) as temporary:
             shutil.copyfile(take.result_file, temporary)
 

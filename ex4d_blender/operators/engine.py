@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bpy
+from bpy.props import StringProperty
 
 from .. import engine_session, jobs
 from ..job_run import EngineRequest, JobRun, Steps
@@ -74,6 +75,26 @@ class EX4D_OT_copy_report(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class EX4D_OT_copy_download_command(bpy.types.Operator):
+    """The button of the errors `models:NAME`: many gigabytes are fetched in a terminal, where a licence can be read."""
+
+    bl_idname = "ex4d.copy_download_command"
+    bl_label = "Copy Command"
+    bl_description = "Copy the command that downloads the model, to be run in a terminal"
+
+    model: StringProperty(name="Model", options={"SKIP_SAVE", "HIDDEN"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.window_manager.clipboard = download_command(self.model)
+        self.report({"INFO"}, "The command is in the clipboard")
+        return {"FINISHED"}
+
+
+def download_command(model: str) -> str:
+    """What to type to download a model, by its name in the engine's registry."""
+    return f"ex4d models download {model}"
+
+
 class EX4D_OT_dismiss(bpy.types.Operator):
     """The report can still be copied afterwards."""
 
@@ -110,6 +131,7 @@ CLASSES = (
     EX4D_OT_check_engine,
     EX4D_OT_stop_engine,
     EX4D_OT_copy_report,
+    EX4D_OT_copy_download_command,
     EX4D_OT_dismiss,
     EX4D_OT_open_preferences,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import bpy
 from bpy.props import StringProperty
@@ -20,7 +20,7 @@ from ..current_shot import open_imported, open_shot, scene_again, why_no_camera,
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 from ..mesh_import import is_edited
-from ..properties import frozen_frame
+from ..properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, frozen_frame
 
 
 class EX4D_OT_generate(EngineJob, bpy.types.Operator):
@@ -39,6 +39,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         description="Go on with this take instead of making one: its cameras and finished frames are kept",
         options={"SKIP_SAVE", "HIDDEN"},
     )
+    tier: StringProperty(name="Memory", description="Instead of the tier in the panel", options={"SKIP_SAVE", "HIDDEN"})
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
@@ -49,7 +50,8 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         settings = context.scene.ex4d
         preset, seed = self.preset or settings.preset, settings.seed
         shot = open_shot(context.scene)
-        run.take = self.take
+        options = diffusion_options(settings, preset, self.tier)
+        run.take, run.preset = self.take, preset
         make_take = partial(load_take, shot, self.take) if self.take else sampled_take(context.scene, shot)
         # a preset that cannot run is told before anything is made or drawn for it
         yield EngineRequest("check_preset", {"preset": preset})
@@ -60,7 +62,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         if not take.conditioning:
             yield from _conditioning(scene, shot, take, run)
         result = yield EngineRequest(
-            "generate", {"shot": str(shot.root), "take": take.name, "preset": preset, "seed": seed}
+            "generate", {"shot": str(shot.root), "take": take.name, "preset": preset, "seed": seed, **options}
         )
         # looked up again: the user may have undone or loaded things while the engine worked
         scene = scene_again(scene_name)
@@ -68,6 +70,22 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         run.logs += sequencer.load_take(sequencer_scene(context), shot, take).notes
         take_list.refresh(scene, take.name)
         return f"{take.name} is finished ({preset}) and loaded into the sequencer: {result['result']}"
+
+
+def diffusion_options(settings: Any, preset: str, tier: str = "") -> dict[str, Any]:
+    """The parameter `options` of the engine's `generate`, with what the user changed; {} where that is nothing.
+
+    Args:
+        settings: `scene.ex4d`.
+        preset: one that diffuses nothing has no options.
+        tier: instead of the one in the settings.
+    """
+    if preset not in DIFFUSION_PRESETS:
+        return {}
+    chosen = {name: getattr(settings, name) for name in DIFFUSION_OPTIONS} | ({"tier": tier} if tier else {})
+    defaults = settings.bl_rna.properties
+    options = {name: value for name, value in chosen.items() if value != defaults[name].default}
+    return {"options": options} if options else {}
 
 
 def sampled_take(scene: bpy.types.Scene, shot: Shot) -> Callable[[], Take]:

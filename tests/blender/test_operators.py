@@ -349,6 +349,11 @@ def test_the_button_for_another_preset_goes_on_with_the_take_that_failed(importe
 
 def retry_button() -> tuple[str, str]:
     """(preset, take) of the button that the failure's message offers."""
+    return next((button.preset, button.take) for button in failure_buttons() if hasattr(button, "preset"))
+
+
+def failure_buttons() -> list[Any]:
+    """The buttons of the failure's message, with what they were given."""
     buttons: list[Any] = []
 
     class Recorded(Layout):
@@ -359,7 +364,89 @@ def retry_button() -> tuple[str, str]:
     panel = SimpleNamespace(layout=Recorded(set()))
     status = sys.modules[f"{ADDON}.ex4d_blender.panels"].Status
     status.draw(panel, SimpleNamespace(scene=bpy.context.scene, region=SimpleNamespace(width=300)))
-    return next((button.preset, button.take) for button in buttons if hasattr(button, "preset"))
+    return buttons
+
+
+def fail_with_action(action: str) -> None:
+    """The state after a failure of the engine whose error carries `action`."""
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    errors = sys.modules[f"{ADDON}.ex4d_engine.errors"]
+    jobs._failure = ("Render & Generate", errors.Ex4dError("internal", "It did not work.", "Try again.", action))
+
+
+def begun_generation(**settings: str) -> tuple[Any, Any]:
+    """(run, steps) of the operator's job, to be answered in the engine's place."""
+    generate = sys.modules[f"{ADDON}.ex4d_blender.operators.generate"]
+    run = SimpleNamespace(take="", preset="")
+    operator = SimpleNamespace(**{"preset": "", "take": "", "tier": "", **settings})
+    return run, generate.EX4D_OT_generate.steps(operator, bpy.context, run)
+
+
+def generate_request(**settings: str) -> dict[str, Any]:
+    """What the operator asks of the engine's `generate`."""
+    run, steps = begun_generation(**settings)
+    request = next(steps)
+    while request.method != "generate":
+        request = steps.send({})
+    steps.close()
+    assert run.preset == request.params["preset"]
+    return dict(request.params)
+
+
+@pytest.mark.parametrize("preset", ["draft", "final", "fast"])
+def test_of_the_diffusion_settings_only_those_that_were_changed_are_sent(imported: Any, preset: str) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    settings = imported.ex4d
+    settings.preset = preset
+    assert "options" not in generate_request(), "the preset's own, as in an engine that knows no options"
+    settings.tier = "24"
+    assert generate_request()["options"] == {"tier": "24"}
+    settings.tier, settings.detail, settings.steps = "AUTO", "full", 12
+    assert generate_request()["options"] == {"detail": "full", "steps": 12}
+    assert generate_request(tier="16")["options"] == {"tier": "16", "detail": "full", "steps": 12}
+    assert "options" not in generate_request(preset="preview")
+    assert settings.tier == "AUTO", "a button's tier is for once"
+
+
+def test_the_memory_tiers_to_choose_from_are_the_engine_s(addon: Callable[[str], Any], engine_python: Path) -> None:
+    ask = "from ex4d_engine.diffusion import tiers; print(*(tier.name for tier in tiers.TIERS))"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    answer = subprocess.run(
+        [str(engine_python), "-c", ask], cwd=REPOSITORY, env=environment, capture_output=True, check=True, timeout=60
+    )
+    assert ["AUTO", *answer.stdout.decode().split()] == [name for name, *_ in addon("ex4d_blender.properties").TIERS]
+
+
+def test_a_smaller_memory_tier_goes_on_with_the_preset_and_the_take_that_failed(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    refusal(bpy.ops.ex4d.generate, preset="final", take="take_0001")
+    fail_with_action("tier:16")
+    assert imported.ex4d.preset == "preview", "the failed job's preset counts, not the panel's"
+    button = next(button for button in failure_buttons() if hasattr(button, "tier"))
+    assert (button.tier, button.preset, button.take) == ("16", "final", "take_0001")
+    assert "Use Memory Tier 16 GB" in drawn()
+    request = generate_request(tier=button.tier, preset=button.preset, take=button.take)
+    assert (request["take"], request["preset"], request["options"]) == ("take_0001", "final", {"tier": "16"})
+    jobs.clear_failure()
+
+
+def test_a_missing_model_shows_the_command_that_downloads_it(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    operators = sys.modules[f"{ADDON}.ex4d_blender.operators.engine"]
+    fail_with_action("models:ex4d-lora")
+    assert {"ex4d models download ex4d-lora", "ex4d.copy_download_command"} <= drawn()
+    button = next(button for button in failure_buttons() if hasattr(button, "model"))
+    manager = SimpleNamespace(clipboard="")  # without a window there is no clipboard
+    operator = SimpleNamespace(model=button.model, report=lambda *_: None)
+    copied = operators.EX4D_OT_copy_download_command.execute(operator, SimpleNamespace(window_manager=manager))
+    assert (copied, manager.clipboard) == ({"FINISHED"}, "ex4d models download ex4d-lora")
+    assert bpy.ops.ex4d.copy_download_command(model="ex4d-lora") == {"FINISHED"}
+    for action in ("", "frobnicate:7"):
+        fail_with_action(action)
+        assert [hasattr(button, "tier") or hasattr(button, "model") for button in failure_buttons()] == [False] * 2
+    jobs.clear_failure()
 
 
 # --------------------------------------------------------------------------- pivot, bullet time, frame rate
@@ -722,15 +809,16 @@ def test_all_operators_and_panels_are_there_and_described(scene: Any) -> None:
 class Layout:
     """Stands in for Blender's, which only a window has: takes every call, and checks what it is about."""
 
-    def __init__(self, seen: set[str]) -> None:
+    def __init__(self, seen: set[str], is_open: bool = True) -> None:
         self.seen = seen
+        self.is_open = is_open  # panels within
 
     def prop(self, data: Any, name: str, **_: Any) -> None:
         assert name in data.bl_rna.properties, name
         self.seen.add(name)
 
     def operator(self, name: str, **settings: Any) -> Any:
-        self.seen.add(name)
+        self.seen |= {name, settings.get("text", "")}
         properties = getattr(bpy.ops.ex4d, name.removeprefix("ex4d.")).get_rna_type().properties
         return SimpleNamespace(**{entry.identifier: None for entry in properties})
 
@@ -747,6 +835,10 @@ class Layout:
         self.prop(data, name)
         self.prop(active_data, active_name)
 
+    def panel(self, identifier: str, *, default_closed: bool = False) -> tuple[Layout, Layout | None]:
+        assert {"idname", "default_closed"} <= set(bpy.types.UILayout.bl_rna.functions["panel"].parameters.keys())
+        return self, self if self.is_open else None
+
     def template_icon(self, icon: int, scale: float) -> None:
         self.seen.add("picture")
 
@@ -756,12 +848,12 @@ class Layout:
     box = column = row
 
 
-def drawn(**context: Any) -> set[str]:
+def drawn(*, is_open: bool = True, **context: Any) -> set[str]:
     """Every property, operator and text that the sidebar shows now."""
     panels = sys.modules[f"{ADDON}.ex4d_blender.panels"]
     seen: set[str] = set()
     for section in (panels.Status, *panels.SECTIONS):
-        panel = SimpleNamespace(layout=Layout(seen))
+        panel = SimpleNamespace(layout=Layout(seen, is_open))
         section.draw(panel, SimpleNamespace(scene=bpy.context.scene, region=SimpleNamespace(width=300), **context))
     return seen
 
@@ -777,6 +869,11 @@ def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None
     settings.move = "dolly"
     assert "pivot" not in drawn()
     settings.move, settings.pivot = "crane", "DISTANCE"
+    diffusion = {"Diffusion", "tier", "detail", "steps"}
+    assert not diffusion & seen, "the preview has nothing to set"
+    settings.preset = "final"
+    assert diffusion & drawn(is_open=False) == {"Diffusion"}
+    assert diffusion <= drawn()
     row = settings.takes.add()
     row.name = "take_0001"
     seen = drawn()

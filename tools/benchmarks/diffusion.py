@@ -53,8 +53,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("forward")
     command.add_argument("--layers", type=int, default=40)
-    command.add_argument("--autotune", action="store_true", help="also let Inductor try its own matrix products")
-    command.set_defaults(run=lambda options: forward(options.layers, options.autotune))
+    command.set_defaults(run=lambda options: forward(options.layers))
     command = commands.add_parser("folder")
     command.add_argument("folder", type=Path)
     command.add_argument("--tiny", action="store_true")
@@ -127,7 +126,7 @@ def measured(call: Callable[[], torch.Tensor], repeats: int = 5) -> tuple[float,
 
 
 @torch.inference_mode()
-def forward(layers: int, autotune: bool) -> None:
+def forward(layers: int) -> None:
     config = {**WAN_I2V_14B, "num_layers": layers}
     print(f"{torch.cuda.get_device_name(DEVICE)}, torch {torch.__version__}", flush=True)
     started = time.perf_counter()
@@ -167,21 +166,6 @@ def forward(layers: int, autotune: bool) -> None:
     compile_blocks(transformer)
     row(f"compiled, {best}", one)
     row("compiled, both branches in one batch", two, 3)
-    for block, original in zip(transformer.blocks, originals, strict=True):
-        block.forward = original
-    transformer.fuse_qkv_projections()
-    for block in transformer.blocks:
-        for attention in (block.attn1, block.attn2):
-            names = ("to_q", "to_k", "to_v") if hasattr(attention, "to_qkv") else ("to_k", "to_v")
-            for name in (*names, "add_k_proj", "add_v_proj"):
-                if isinstance(getattr(attention, name, None), nn.Linear):
-                    getattr(attention, name).weight.data = torch.empty(0, device=DEVICE, dtype=torch.bfloat16)
-    compile_blocks(transformer)
-    row(f"compiled, {best}, q·k·v in one product", one)
-    if autotune:
-        for block, original in zip(transformer.blocks, originals, strict=True):
-            block.forward = torch.compile(original, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
-        row("the same, products chosen by trial", one)
     for block, original in zip(transformer.blocks, originals, strict=True):
         block.forward = original
         quantise_float8(block, DEVICE)
