@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("generate", help="fill a take's holes and write the result")
     command.add_argument("shot", type=Path, metavar="SHOT")
-    command.add_argument("--take", required=True, metavar="N", help="number or name of the take")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--take", metavar="N", help="number or name of the take")
+    which.add_argument("--repeat", metavar="N", help="make a finished take once more, as its record says")
     _add_generate_options(command)
     command.set_defaults(run=_generate)
 
@@ -158,6 +160,23 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
 def _add_generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", default="preview", metavar="NAME", help="preview, draft, final or fast")
     command.add_argument("--seed", type=_seed, default=0)
+    group = command.add_argument_group("presets final and fast (default: as the preset was made for)")
+    group.add_argument("--steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument("--guidance", type=float, metavar="SCALE", help="1 is one forward a step")
+    group.add_argument("--window", type=int, metavar="N", help="frames denoised at once, 4k+1, such as 49 or 81")
+    group.add_argument("--overlap", type=int, metavar="N", help="frames that neighbouring windows share")
+    group.add_argument("--detail", metavar="SIZE", help="a second pass: none, full, or its megapixels")
+    group.add_argument("--erosion", type=_erosion, metavar="PIXELS", help="shrinks the seen region; or random")
+    group.add_argument("--tier", help="gigabytes of the graphics card: auto, 48, 24, 16 or 12")
+    group.add_argument("--precision", help="auto, exact or float8")
+    group.add_argument("--attention", metavar="NAME", help="auto, or a backend's name in diffusers")
+    group.add_argument("--compile", help="auto, on or off")
+    group.add_argument("--cache", help="none or first-block")
+    group.add_argument("--gpus", type=int, metavar="N", help="graphics cards that share each step")
+    group.add_argument("--prompt", metavar="TEXT")
+    group.add_argument("--negative-prompt", metavar="TEXT")
+    group.add_argument("--model", metavar="DIR", help="a model folder instead of the installed one")
+    group.add_argument("--adapter", metavar="FILE", help="an EX-4D adapter instead of the installed one")
 
 
 # Imports stand inside the commands, so that --help and errors in the arguments come at once.
@@ -202,11 +221,16 @@ def _camera(options: argparse.Namespace, reporter: Terminal) -> int:
 
 def _generate(options: argparse.Namespace, reporter: Terminal) -> int:
     from .shot import load_shot, load_take
-    from .stages import generate
+    from .stages import generate, repeat
 
     started = time.monotonic()
+    chosen = generate_options(options)
     shot = load_shot(options.shot)
-    take = generate(shot, load_take(shot, options.take), options.preset, reporter, seed=options.seed)
+    if options.repeat is not None:
+        take = repeat(shot, load_take(shot, options.repeat), reporter)
+    else:
+        take = load_take(shot, options.take)
+        take = generate(shot, take, options.preset, reporter, seed=options.seed, options=chosen)
     _print(shot=options.shot, take=take.name, result=take.result_file, seconds=_since(started))
     return 0
 
@@ -215,13 +239,14 @@ def _run(options: argparse.Namespace, reporter: Terminal) -> int:
     from .stages import generate, generation_settings, reconstruct, render, require_preset, take_along
 
     started = time.monotonic()
-    require_preset(options.preset)
+    chosen = generate_options(options)
+    require_preset(options.preset, chosen)
     check_camera_options(options)
     shot = reconstruct(source_settings(options), options.out, reporter)
     path = camera_path(shot, options)
-    take = take_along(shot, path, options.label, generation_settings(options.preset, options.seed))
+    take = take_along(shot, path, options.label, generation_settings(options.preset, options.seed, chosen))
     take = render(shot, take, reporter, raster=options.raster)
-    take = generate(shot, take, options.preset, reporter, seed=options.seed)
+    take = generate(shot, take, options.preset, reporter, seed=options.seed, options=chosen)
     _print(shot=options.out, take=take.name, result=take.result_file, seconds=_since(started))
     return 0
 
@@ -273,6 +298,13 @@ def source_settings(options: argparse.Namespace) -> Any:
     )
     depth = "file" if options.depth_file else options.depth
     return settings if depth is None else ReconstructSettings(**{**settings.__dict__, "depth": depth})
+
+
+def generate_options(options: argparse.Namespace) -> Any:
+    """The `GenerateOptions` that the arguments ask for; names are the same in both."""
+    from .stages import GenerateOptions
+
+    return GenerateOptions.from_json({name: getattr(options, name, None) for name in GenerateOptions.__annotations__})
 
 
 def check_camera_options(options: argparse.Namespace) -> None:
@@ -336,6 +368,10 @@ def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
     return int(text)
+
+
+def _erosion(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -39,12 +39,12 @@ def report() -> tuple[list[str], bool]:
     lines += [line for line, _ in checks]
     lines += [_library(name, package)[0] for name, package in FOR_MODELS.items()]
     lines += [_nvdiffrast(), _accelerator(), *_room(), *_depth_sources()]
-    lines.append("  presets  preview works here; draft, final and fast need weights that are not installed")
     problems = sum(not works for _, works in checks)
     if problems:
-        lines[-1] = "  presets  none works until the problems above are solved"
+        lines.append("  presets  none works until the problems above are solved")
         lines.append(f"{problems} problem{'s' * (problems != 1)}, see above.")
     else:
+        lines += _presets()
         lines.append("Everything that preset preview needs is here.")
     return lines, problems == 0
 
@@ -109,6 +109,21 @@ def _room() -> list[str]:
         f"  {_ok(free_memory >= LOW_MEMORY_GIB)} memory: {free_memory:.1f} of {memory.total / 2**30:.1f} GiB free",
         f"  {_ok(free_disk >= LOW_DISK_GIB)} disk here: {free_disk:.1f} GiB free",
     ]
+
+
+def _presets() -> list[str]:
+    """Whether the models of each preset are here; whether they fit in memory is said when one is started."""
+    from .stages.diffusion_presets import MODELS_OF, preset_models
+    from .stages.generate_options import GenerateOptions
+
+    lines = ["  preset   preview: works here", "  preset   draft: this version ships without its model"]
+    for name in MODELS_OF:
+        try:
+            preset_models(name, GenerateOptions())
+            lines.append(f"  preset   {name}: its models are here")
+        except Ex4dError as error:
+            lines.append(f"  preset   {name}: {error}")
+    return lines
 
 
 def _depth_sources() -> list[str]:

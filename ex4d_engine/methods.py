@@ -5,7 +5,8 @@ Methods and their parameters, as JSON ("?" may be left out or null):
   reconstruct  shot, source, first?, last?, stride?, depth?, depth_options?, fov_deg?, compat?,
                first_number?, fps?            → shot, frames, size
   render       shot, take                     → take
-  generate     shot, take, preset, seed?      → take, result
+  generate     shot, take, preset, seed?, options?  → take, result
+               options: stages.generate_options.GenerateOptions by name
   check_preset  preset                        → nothing; the error says what the preset lacks
   ping                                        → nothing
 `shot` and `source` are absolute paths: the engine's working folder means nothing to whoever asks.
@@ -50,7 +51,13 @@ PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
         "fps": _MAYBE_TEXT,
     },
     "render": {"shot": _PATH, "take": _TEXT},
-    "generate": {"shot": _PATH, "take": _TEXT, "preset": _TEXT, "seed": _MAYBE_WHOLE},
+    "generate": {
+        "shot": _PATH,
+        "take": _TEXT,
+        "preset": _TEXT,
+        "seed": _MAYBE_WHOLE,
+        "options": Parameter((dict,), optional=True),
+    },
     "check_preset": {"preset": _TEXT},
     "ping": {},
 }
@@ -126,9 +133,10 @@ def _generate(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from . import shot as shots
     from . import stages
 
+    options = stages.GenerateOptions.from_json(params.get("options", {}))
     shot = shots.load_shot(Path(params["shot"]))
     take = shots.load_take(shot, params["take"])
-    take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0))
+    take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0), options=options)
     return {"take": take.name, "result": str(take.result_file)}
 
 

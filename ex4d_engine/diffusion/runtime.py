@@ -286,10 +286,10 @@ def open_pipeline(
 
 
 def place_small_models(pipeline: Ex4dPipeline, device: torch.device, tier: Tier) -> None:
-    """VAE, image and camera encoder on the device; in an offloaded tier only the layer that computes is there."""
+    """VAE, image and camera encoder on the device; in a small tier only the layer that computes is there."""
     models = (pipeline.vae, pipeline.image_encoder, pipeline.camera_encoder)
     for model in (model for model in models if model is not None):
-        if tier.offloaded:
+        if tier.small_offloaded:
             apply_group_offloading(model, onload_device=device, offload_type="leaf_level")
         else:
             model.to(device)
@@ -309,7 +309,7 @@ def embed_texts(
     if device.type == "cuda":
         apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    writer = Ex4dPipeline(tokenizer, encoder, None, None)  # type: ignore[arg-type]
+    writer = Ex4dPipeline(tokenizer, encoder, None, None)
     embeds = []
     for done, text in enumerate(texts):
         reporter.check()

@@ -37,8 +37,8 @@ def cached_embeds(
     if missing:
         cache_folder.mkdir(parents=True, exist_ok=True)
         for index, embeds in zip(missing, embed([texts[index] for index in missing]), strict=True):
-            known[index] = embeds.detach().cpu().contiguous()
-            write_bytes(files[index], save({_NAME: known[index]}))
+            known[index] = kept = embeds.detach().cpu().contiguous()
+            write_bytes(files[index], save({_NAME: kept}))
     return [embeds for embeds in known if embeds is not None]
 
 

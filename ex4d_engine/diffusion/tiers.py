@@ -23,20 +23,21 @@ class Tier:
     Attributes:
         name: gigabytes of the card it is meant for.
         precision: of the transformer's linear layers unless asked otherwise: "exact" is bfloat16.
-        offloaded: blocks wait in the CPU's memory and come to the card one ahead of their turn; the other models
-            come layer by layer.
+        offloaded: blocks wait in the CPU's memory and come to the card one ahead of their turn.
+        small_offloaded: VAE, image and camera encoder come to the card layer by layer, as they compute.
     """
 
     name: str
     precision: Precision
     offloaded: bool
+    small_offloaded: bool
 
 
 TIERS: Final = (
-    Tier("48", "exact", offloaded=False),
-    Tier("24", "float8", offloaded=False),
-    Tier("16", "exact", offloaded=True),
-    Tier("12", "float8", offloaded=True),
+    Tier("48", "exact", offloaded=False, small_offloaded=False),
+    Tier("24", "float8", offloaded=False, small_offloaded=True),
+    Tier("16", "exact", offloaded=True, small_offloaded=True),
+    Tier("12", "float8", offloaded=True, small_offloaded=True),
 )
 """From the fastest to the smallest."""
 
@@ -77,7 +78,7 @@ def need_gib(tier: Tier, precision: Precision, weights: int, layers: int, width:
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
     pixels = tokens * 256 / 13  # of a frame: 16 × 16 to a token, 13 latent frames in the trained window
     vae = VAE_GIB_PER_MEGAPIXEL * pixels / 2**20
-    others = OTHER_MODELS_GIB * min(1.0, weights / 14e9) if not tier.offloaded else 0.0
+    others = OTHER_MODELS_GIB * min(1.0, weights / 14e9) if not tier.small_offloaded else 0.0
     return weight_bytes / GIB + others + max(activations / GIB, vae) + WORKSPACE_GIB
 
 

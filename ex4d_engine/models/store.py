@@ -191,16 +191,18 @@ def _tensor_names(path: Path) -> list[str]:
 # --- checksums ----------------------------------------------------------------------------------------------------
 
 
-def checksums(name: str, reporter: Reporter | None = None) -> dict[str, str]:
-    """SHA-256 of every file of an installed model, by path relative to its folder: what a take records.
+def checksums(name: str, reporter: Reporter | None = None, place: Path | None = None) -> dict[str, str]:
+    """SHA-256 of every file of a model, by path relative to its folder: what a take records.
+
+    The model is the installed one, or the one at `place`.
 
     From the download's lock, else computed once and remembered as long as a file's size and time stay.
 
     Raises:
         Ex4dError: as `find`; `cancelled`.
     """
-    model, path = model_named(name), find(name)
-    lock = read_lock(download_folder(name)) if name not in registrations() else None
+    model, path = model_named(name), place or find(name)
+    lock = read_lock(download_folder(name)) if place is None and name not in registrations() else None
     if lock is not None:
         return {file: entry.sha256 for file, entry in sorted(lock.files.items())}
     files = model_files(model, path)

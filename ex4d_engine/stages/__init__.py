@@ -5,19 +5,23 @@ A stage skips what is already there and valid, so a killed run resumes where it 
 """
 
 from .generate import PRESETS, generate, generation_settings, require_preset
+from .generate_options import GenerateOptions
 from .interrupted import take_along
 from .reconstruct import ReconstructSettings, reconstruct
 from .reference_move import reference_move
 from .render import render
+from .repeat import repeat
 
 __all__ = [
     "PRESETS",
+    "GenerateOptions",
     "ReconstructSettings",
     "generate",
     "generation_settings",
     "reconstruct",
     "reference_move",
     "render",
+    "repeat",
     "require_preset",
     "take_along",
 ]

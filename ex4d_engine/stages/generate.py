@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import cv2
 import numpy as np
@@ -19,37 +20,47 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..background import BackgroundWriter
 from ..composite import composite, match_colour, soft_matte
-from ..dwmesh.ray_grid import load_ray_grid
 from ..errors import Ex4dError
 from ..files import link_or_copy, prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
-from ..raster import make_raster
 from ..raster.opengl import device_name
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
+from .diffusion_presets import MODELS_OF, check_preset, fill
+from .generate_options import GenerateOptions
 from .interrupted import interrupted_take
-from .render import CONDITIONING, MeshFrames, with_seconds
+from .render import CONDITIONING, MeshFrames, is_of_this_shot, open_meshes, with_seconds
 
 OTHER_FRAMES: Final = 4  # how many other moments of the clip `preview` looks into
 BYTES_PER_PIXEL: Final = 9
 PREVIEW_EVERY: Final = 8
 
 
-def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: int = 0) -> Take:
+def generate(
+    shot: Shot,
+    take: Take,
+    preset: str,
+    reporter: Reporter,
+    *,
+    seed: int = 0,
+    options: GenerateOptions | None = None,
+) -> Take:
     """Fills the take's holes and writes generated, composite and matte frames and `result.mp4`.
 
     A take that holds a finished result is never changed: the same cameras and conditioning become a new take,
-    which is returned. An interrupted run of the same preset and seed goes on where it stopped.
+    which is returned. An interrupted run of the same preset, seed and options goes on where it stopped.
 
     Raises:
-        Ex4dError: `unknown_preset`, `model_missing`, `take_incomplete` when conditioning is missing.
+        Ex4dError: `unknown_preset`, `model_missing`, `out_of_memory`, `bad_request` for options that do not go
+            together, `take_incomplete` when conditioning is missing.
     """
-    require_preset(preset)
+    options = options or GenerateOptions()
+    require_preset(preset, options)
     require_conditioning(take)
-    settings = generation_settings(preset, seed)
+    settings = generation_settings(preset, seed, options)
     if take.preset:
         take = interrupted_take(shot, conditioning_of=take.name, generation=settings) or _copied(shot, take)
         reporter.log(f"The finished take is kept; this run becomes {take.name}.")
@@ -61,23 +72,25 @@ def generate(shot: Shot, take: Take, preset: str, reporter: Reporter, *, seed: i
     save_take(take)
     with logged(take, "generate", reporter) as reporter:
         if take.missing("generated"):
-            PRESETS[preset].fill(shot, take, reporter, seed)
+            take = PRESETS[preset].fill(shot, take, reporter, options, seed)
         _composite_frames(take, reporter)
     take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
     save_take(take)
     return take
 
 
-def generation_settings(preset: str, seed: int) -> dict[str, Any]:
-    """What makes a take's result out of its conditioning, for its record."""
-    return {"preset": preset, "seed": seed}
+def generation_settings(preset: str, seed: int, options: GenerateOptions | None = None) -> dict[str, Any]:
+    """What makes a take's result out of its conditioning, for its record: every default is filled in."""
+    if preset not in MODELS_OF:
+        return {"preset": preset, "seed": seed}
+    return {"preset": preset, "seed": seed, **(options or GenerateOptions()).resolved(preset).to_json()}
 
 
-def require_preset(name: str) -> None:
-    """Raises `unknown_preset`, or `model_missing` with what the preset lacks: to be asked before any work starts."""
+def require_preset(name: str, options: GenerateOptions | None = None) -> None:
+    """Raises `unknown_preset`, or what the preset lacks (`model_missing`, `out_of_memory`): to be asked before work."""
     if name not in PRESETS:
         raise Ex4dError("unknown_preset", f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
-    PRESETS[name].check()
+    PRESETS[name].check(options or GenerateOptions())
 
 
 def require_conditioning(take: Take) -> None:
@@ -109,8 +122,8 @@ def versions() -> dict[str, str]:
 # ------------------------------------------------------------------------------------------- presets
 
 
-def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
-    """Other frames' pixels of the same surface, then the surroundings. No diffusion; `seed` has nothing to draw."""
+def _preview(shot: Shot, take: Take, reporter: Reporter, options: GenerateOptions, seed: int) -> Take:
+    """Other frames' pixels of the same surface, then the surroundings. No diffusion: no options, nothing drawn."""
     reporter.log("Preset preview: holes are filled from other frames and from around. This is no diffusion.")
     with _meshes(shot, take) as meshes, BackgroundWriter() as writer:
         for done, (number, camera) in enumerate(zip(take.numbers, take.frames, strict=True)):
@@ -125,6 +138,7 @@ def _preview(shot: Shot, take: Take, reporter: Reporter, seed: int) -> None:
                     write_png(file, image)
                     reporter.preview(file)
     reporter.progress("generate", len(take.frames), len(take.frames))
+    return take
 
 
 @contextmanager
@@ -133,21 +147,8 @@ def _meshes(shot: Shot, take: Take) -> Iterator[MeshFrames | None]:
     if shot.geometry is None or not is_of_this_shot(shot, take):
         yield None
         return
-    with make_raster(
-        "opengl",
-        load_ray_grid(shot.rays_file),
-        nearest=shot.geometry.near,
-        reference=shot.geometry.compat == "reference",
-    ) as raster:
-        yield MeshFrames(shot, raster, keep=OTHER_FRAMES + 1)
-
-
-def is_of_this_shot(shot: Shot, take: Take) -> bool:
-    """False where the shot was made anew after the take's conditioning: its frames then show something else."""
-    numbers = shot.require_plate().numbers
-    return take.record.get("reconstruction", shot.settings) == shot.settings and all(
-        camera.source in numbers for camera in take.frames
-    )
+    with open_meshes(shot, keep=OTHER_FRAMES + 1) as meshes:
+        yield meshes
 
 
 def _preview_frame(
@@ -180,42 +181,35 @@ def other_moments(shot: Shot) -> list[int]:
 class Preset:
     """check: raises an Ex4dError where something the preset needs is not there.
 
-    fill: writes the `generated` frames that the take lacks.
+    fill: writes the `generated` frames that the take lacks; the take it returns may have more in its record.
     """
 
-    check: Callable[[], None]
-    fill: Callable[[Shot, Take, Reporter, int], None]
+    check: Callable[[GenerateOptions], None]
+    fill: Callable[[Shot, Take, Reporter, GenerateOptions, int], Take]
 
 
-def _needs_nothing() -> None:
+def _needs_nothing(_: GenerateOptions) -> None:
     """`preview` works wherever the engine does."""
 
 
-def _without_weights(name: str, what: str, need: str) -> Preset:
-    def refuse(*_: object) -> None:
-        raise Ex4dError(
-            "model_missing",
-            f"Preset {name} needs {what}, which is not installed: {need}.",
-            "Use preset preview until then.",
-            action="preset:preview",
-        )
+def _draft_is_missing(*_: object) -> NoReturn:
+    raise Ex4dError(
+        "model_missing",
+        "Preset draft needs the bundled small model, which is not installed: this version ships without it.",
+        "Use preset preview until then.",
+        action="preset:preview",
+    )
 
-    return Preset(check=refuse, fill=refuse)
+
+def _by_diffusion(name: str) -> Preset:
+    return Preset(check=partial(check_preset, name), fill=partial(fill, name))
 
 
 PRESETS: Final[dict[str, Preset]] = {
     "preview": Preset(check=_needs_nothing, fill=_preview),
-    "draft": _without_weights("draft", "the bundled small model", "this version ships without it"),
-    "final": _without_weights(
-        "final",
-        "Wan2.1-I2V-14B-480P and the EX-4D adapter",
-        "about 68 GB of weights (Wan-AI/Wan2.1-I2V-14B-480P-Diffusers) and ex4d.ckpt",
-    ),
-    "fast": _without_weights(
-        "fast",
-        "Wan2.1-I2V-14B-480P, the EX-4D adapter and a step-distillation adapter",
-        "about 69 GB of weights",
-    ),
+    "draft": Preset(check=_draft_is_missing, fill=_draft_is_missing),
+    "final": _by_diffusion("final"),
+    "fast": _by_diffusion("fast"),
 }
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -115,6 +117,24 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
     take = with_seconds(take, "render", time.monotonic() - started)
     save_take(take)
     return take
+
+
+@contextmanager
+def open_meshes(shot: Shot, keep: int = 2) -> Iterator[MeshFrames]:
+    """The shot's meshes on OpenGL, for stages after this one."""
+    geometry = shot.require_geometry()
+    with make_raster(
+        "opengl", load_ray_grid(shot.rays_file), nearest=geometry.near, reference=geometry.compat == "reference"
+    ) as raster:
+        yield MeshFrames(shot, raster, keep)
+
+
+def is_of_this_shot(shot: Shot, take: Take) -> bool:
+    """False where the shot was made anew after the take's conditioning: its frames then show something else."""
+    numbers = shot.require_plate().numbers
+    return take.record.get("reconstruction", shot.settings) == shot.settings and all(
+        camera.source in numbers for camera in take.frames
+    )
 
 
 def check_cameras(shot: Shot, take: Take) -> None:

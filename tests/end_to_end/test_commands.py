@@ -215,7 +215,7 @@ def test_camera_options(shot_folder: Path, capfd: pytest.CaptureFixture[str]) ->
         (("--orbit", "5", "--size", "0x4"), "0x4"),
         (("--camera", "nowhere.json"), "nowhere.json"),
         (("--orbit", "5", "--preset", "magic"), "magic"),
-        (("--orbit", "5", "--preset", "final"), "68 GB"),
+        (("--orbit", "5", "--preset", "final"), "91.8 GB"),
         (("--orbit", "5", "--preset", "draft"), "small model"),
         (("--orbit", "5", "--depth", "file"), "depth"),
         (("--orbit", "5", "--depth", "magic"), "magic"),

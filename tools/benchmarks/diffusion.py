@@ -53,7 +53,8 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("forward")
     command.add_argument("--layers", type=int, default=40)
-    command.set_defaults(run=lambda options: forward(options.layers))
+    command.add_argument("--float8-only", action="store_true", help="only the eager row, for comparison, and float8")
+    command.set_defaults(run=lambda options: forward(options.layers, options.float8_only))
     command = commands.add_parser("folder")
     command.add_argument("folder", type=Path)
     command.add_argument("--tiny", action="store_true")
@@ -126,7 +127,7 @@ def measured(call: Callable[[], torch.Tensor], repeats: int = 5) -> tuple[float,
 
 
 @torch.inference_mode()
-def forward(layers: int) -> None:
+def forward(layers: int, float8_only: bool) -> None:
     config = {**WAN_I2V_14B, "num_layers": layers}
     print(f"{torch.cuda.get_device_name(DEVICE)}, torch {torch.__version__}", flush=True)
     started = time.perf_counter()
@@ -155,17 +156,19 @@ def forward(layers: int) -> None:
     fuse_adapters(transformer, [ADAPTER_NAME])
     transformer.unload_lora()
     row("eager, native, fused", one)
-    times = trial((1, TOKENS, 40, 128), DEVICE, torch.bfloat16)
-    print(
-        "attention trial, ms: " + ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items()), flush=True
-    )
-    best = min(times, key=times.__getitem__)
-    transformer.set_attention_backend(best)
-    row(f"eager, {best}, fused", one)
     originals = [block.forward for block in transformer.blocks]
-    compile_blocks(transformer)
-    row(f"compiled, {best}", one)
-    row("compiled, both branches in one batch", two, 3)
+    if not float8_only:
+        times = trial((1, TOKENS, 40, 128), DEVICE, torch.bfloat16)
+        print(
+            "attention trial, ms: " + ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items()),
+            flush=True,
+        )
+        best = min(times, key=times.__getitem__)
+        transformer.set_attention_backend(best)
+        row(f"eager, {best}, fused", one)
+        compile_blocks(transformer)
+        row(f"compiled, {best}", one)
+        row("compiled, both branches in one batch", two, 3)
     for block, original in zip(transformer.blocks, originals, strict=True):
         block.forward = original
         quantise_float8(block, DEVICE)

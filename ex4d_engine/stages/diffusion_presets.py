@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Presets `final` and `fast`: which models they need, and that a run of them could start. Loads no torch by itself."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import Ex4dError
+from ..models import store
+from ..models.registry import model_named
+from ..progress import Reporter
+from ..shot import Shot, Take
+from .generate_options import GenerateOptions
+from .lead_in import FOLDER_NAME, lead_in
+
+if TYPE_CHECKING:
+    from ..diffusion.runtime import ModelPaths, RuntimeOptions
+
+BASE, ADAPTER, FAST_LORA = "wan2.1-i2v-14b-480p", "ex4d-lora", "wan2.1-fast-lora"
+MODELS_OF: Final[dict[str, tuple[str, ...]]] = {"final": (BASE, ADAPTER), "fast": (BASE, ADAPTER, FAST_LORA)}
+LATENTS_NAME: Final = "latents"
+
+
+@dataclass(frozen=True)
+class PresetModels:
+    """Where a preset's models are; adapter is None where the model folder holds it."""
+
+    folder: Path
+    adapter: Path | None
+    fast_lora: Path | None
+
+    def paths(self) -> ModelPaths:
+        from ..diffusion.runtime import ModelPaths
+
+        return ModelPaths(self.folder, self.adapter, self.fast_lora)
+
+
+def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
+    """Where the models of `preset` are on this machine.
+
+    Raises:
+        Ex4dError: `model_missing` naming each that is not here and the commands that bring them; `model_invalid`.
+    """
+    found: dict[str, Path | None] = {}
+    missing = []
+    for name in MODELS_OF[preset]:
+        own = {BASE: options.model, ADAPTER: options.adapter}.get(name)
+        try:
+            found[name] = Path(own).expanduser().absolute() if own else store.find(name)
+        except Ex4dError as error:
+            if error.code != "model_missing":
+                raise
+            found[name] = None
+            folder = found[BASE]
+            if name != ADAPTER or folder is None or not _holds_adapter(folder):
+                missing.append(name)
+    if missing:
+        models = [model_named(name) for name in missing]
+        commands = " and ".join(f"`ex4d models download {model.name}`" for model in models)
+        need = store.gigabytes(sum(model.size_bytes for model in models))
+        raise Ex4dError(
+            "model_missing",
+            f"Preset {preset} needs {' and '.join(model.title for model in models)} (about {need}), "
+            "not on this machine yet.",
+            f"Get it with {commands}, or use preset preview until then.",
+            action="preset:preview",
+        )
+    folder = found[BASE]
+    assert folder is not None
+    return PresetModels(folder, found[ADAPTER], found.get(FAST_LORA))
+
+
+def _holds_adapter(folder: Path) -> bool:
+    """As in a folder that `ex4d models convert` or `save_pretrained` made."""
+    return (folder / "ex4d.safetensors").is_file() or (folder / "camera_encoder").is_dir()
+
+
+def check_preset(preset: str, options: GenerateOptions) -> None:
+    """Raises what would keep the preset from starting here: a model that is not here, or too little memory."""
+    models = preset_models(preset, options)
+    try:
+        from ..diffusion.runtime import check_memory
+    except ImportError as error:
+        raise Ex4dError(
+            "missing_package",
+            f"Preset {preset} needs the package {error.name}, which is not installed.",
+            "Set the engine up again, or use preset preview.",
+            action="preset:preview",
+        ) from error
+    chosen = options.resolved(preset)
+    assert chosen.window is not None and chosen.area is not None and chosen.steps is not None
+    tokens = ((chosen.window - 1) // 4 + 1) * chosen.area // 256  # a tile of a second pass has as many
+    check_memory(models.paths(), runtime_options(chosen), tokens, chosen.steps)
+
+
+def runtime_options(chosen: GenerateOptions) -> RuntimeOptions:
+    """The part of resolved options that says how the models run."""
+    from ..diffusion.runtime import RuntimeOptions
+
+    names = ("tier", "precision", "attention", "compile", "cache")
+    return RuntimeOptions(**{name: getattr(chosen, name) for name in names})
+
+
+def fill(preset: str, shot: Shot, take: Take, reporter: Reporter, options: GenerateOptions, seed: int) -> Take:
+    """Writes the take's `generated` frames that are missing; returns the take with the run in its record.
+
+    Finished windows wait in the take's folder `latents` until all frames are there.
+
+    Raises:
+        Ex4dError: `model_missing`, `model_invalid`, `out_of_memory`, `cancelled`, `disk_full`.
+    """
+    from .diffusion_run import DiffusionJob, run_job
+
+    chosen = options.resolved(preset)
+    models = preset_models(preset, options)
+    checksums = model_checksums(preset, models, options, reporter)
+    before = lead_in(shot, take, reporter)
+    own = [(take.file("color", number), take.file("mask", number)) for number in take.numbers]
+    job = DiffusionJob(take, (*before, *own), len(before), chosen, seed, models.paths(), checksums)
+    take = run_job(job, reporter)
+    for name in (LATENTS_NAME, FOLDER_NAME):
+        shutil.rmtree(take.root / name, ignore_errors=True)
+    return take
+
+
+def model_checksums(
+    preset: str, models: PresetModels, options: GenerateOptions, reporter: Reporter
+) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file that a run reads, by the registry's model name."""
+    places: dict[str, Path | None] = {
+        BASE: models.folder,
+        ADAPTER: models.adapter,
+        FAST_LORA: models.fast_lora,
+    }
+    own: dict[str, Any] = {BASE: options.model, ADAPTER: options.adapter}
+    return {
+        name: store.checksums(name, reporter, place if own.get(name) else None)
+        for name in MODELS_OF[preset]
+        if (place := places[name]) is not None
+    }

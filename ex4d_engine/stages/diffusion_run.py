@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run of the diffusion model over a take's conditioning, in this process or shared out among several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..background import BackgroundWriter
+from ..diffusion.generation import VideoPlan, VideoSettings, generate_video, plan_video
+from ..diffusion.latent_store import FileStore, LatentStore
+from ..diffusion.parallel import token_count, usable_ranks
+from ..diffusion.parallel_launch import run_parallel
+from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
+from ..diffusion.runtime import ModelPaths, open_pipeline, transformer_size
+from ..errors import Ex4dError
+from ..files import explain_os_error
+from ..image_files import read_png, write_png
+from ..progress import Reporter
+from ..shot import Take, save_take, with_record
+from .diffusion_presets import LATENTS_NAME, runtime_options
+from .generate_options import GenerateOptions
+from .lead_in import FramePair
+
+PREVIEW_EVERY: Final = 8
+
+
+@dataclass(frozen=True)
+class DiffusionJob:
+    """Everything that decides a run, picklable for the ranks.
+
+    Attributes:
+        take: whose `generated` frames are to be written.
+        conditioning: files of colour and mask, lead-in first.
+        lead_in: how many of them come before the take's own.
+        options: resolved, no None but for model and adapter.
+        seed: of noise and random erosion.
+        paths: of the models.
+        checksums: of their files.
+    """
+
+    take: Take
+    conditioning: tuple[FramePair, ...]
+    lead_in: int
+    options: GenerateOptions
+    seed: int
+    paths: ModelPaths
+    checksums: Mapping[str, Mapping[str, str]]
+
+    def settings(self) -> VideoSettings:
+        options: Any = self.options  # resolved: what may be None there is not here
+        return VideoSettings(
+            steps=options.steps,
+            guidance_scale=options.guidance,
+            seed=self.seed,
+            window=options.window,
+            overlap=options.overlap,
+            erosion=options.erosion,
+            area=options.area,
+            detail_area=options.detail_area(self.take.width, self.take.height),
+        )
+
+    def plan(self) -> VideoPlan:
+        try:
+            return plan_video(len(self.conditioning), self.take.width, self.take.height, self.settings())
+        except ValueError as error:
+            raise Ex4dError("bad_request", f"These options do not go together: {error}.", "Change them.") from error
+
+
+def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
+    """Writes the take's missing frames, on as many devices as are asked for and of use."""
+    plan, wanted = job.plan(), int(job.options.gpus or 1)
+    ranks = 1
+    if wanted > 1:
+        heads = transformer_size(job.paths.folder).heads
+        ranks = usable_ranks(wanted, heads, _tokens(plan), (job.options.guidance or 1) > 1)
+        if ranks < wanted:
+            reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
+    if ranks == 1:
+        return run_rank(None, job=job, reporter=reporter)
+    kind: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
+    result: Take = run_parallel(ParallelJob(f"{__name__}:run_rank", {"job": job}), ranks, kind, reporter)
+    return result
+
+
+def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | None = None) -> Take:
+    """The whole run as one rank sees it; only the first writes. Returns the take with the run in its record."""
+    reporter = ranks.reporter if ranks is not None else reporter
+    assert reporter is not None
+    take, options = job.take, job.options
+    is_first = ranks is None or ranks.is_first
+    plan, settings = job.plan(), job.settings()
+    with open_pipeline(
+        job.paths,
+        runtime_options(options),
+        tokens=max(_tokens(plan)),
+        steps=plan.forwards // (2 if settings.guidance_scale > 1 else 1),
+        guidance_scale=settings.guidance_scale,
+        prompt=str(options.prompt),
+        negative_prompt=str(options.negative_prompt),
+        reporter=reporter,
+        ranks=ranks,
+    ) as ready:
+        record = {
+            "models": {name: dict(files) for name, files in job.checksums.items()},
+            "runtime": ready.record,
+            "conditioning": conditioning_digest(job.conditioning),
+            "lead_in": job.lead_in,
+        }
+        store: LatentStore = FileStore(take.root / LATENTS_NAME, {**record, "seed": job.seed, **options.to_json()})
+        if is_first:
+            take = _recorded(take, record)
+        else:
+            store = _ReadOnly(store)
+        frames = generate_video(
+            ready.pipeline,
+            lambda index: _read(job.conditioning[index]),
+            len(job.conditioning),
+            take.width,
+            take.height,
+            settings,
+            ready.prompt_embeds,
+            reporter,
+            store,
+        )
+        with BackgroundWriter() as writer:
+            for index, frame in enumerate(frames):
+                number = take.first + index - job.lead_in
+                file = take.file("generated", number)
+                if not is_first or index < job.lead_in or file.is_file():
+                    continue
+                if (number - take.first) % PREVIEW_EVERY:
+                    writer.submit(write_png, file, frame)
+                else:  # a preview is a promise that the file is there
+                    write_png(file, frame)
+                    reporter.preview(file)
+    return take
+
+
+class _ReadOnly:
+    """The first rank's windows for another rank. All take part in a window's steps, so that none is saved before
+    every rank has looked for it."""
+
+    def __init__(self, store: LatentStore) -> None:
+        self._store = store
+
+    def load(self, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        return self._store.load(key, shape)
+
+    def save(self, key: str, latents: torch.Tensor) -> None:
+        pass
+
+
+def _recorded(take: Take, record: dict[str, Any]) -> Take:
+    """The take with the run in its record; frames that an interrupted run of other models or devices wrote go."""
+    if take.record.get("diffusion", record) != record:
+        for layer in ("generated", "composite", "matte"):
+            for number in take.numbers:
+                take.file(layer, number).unlink(missing_ok=True)
+    take = with_record(take, diffusion=record)
+    save_take(take)
+    return take
+
+
+def _read(files: FramePair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    color, mask = (read_png(file) for file in files)
+    return color[..., :3], mask
+
+
+def conditioning_digest(pairs: Sequence[FramePair]) -> str:
+    """SHA-256 in hex of the files' bytes, in order."""
+    digest = hashlib.sha256()
+    for file in (file for pair in pairs for file in pair):
+        digest.update(_file_digest(file))
+    return digest.hexdigest()
+
+
+def _file_digest(file: Path) -> bytes:
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError as error:
+        raise explain_os_error(error, file) from error
+
+
+def _tokens(plan: VideoPlan) -> list[int]:
+    """Of all sizes that are denoised: windows have one length, tiles one size."""
+    frames = plan.windows[0].frames
+    sizes = {(plan.size.height, plan.size.width), *((tile.height, tile.width) for tile in plan.tiles)}
+    return sorted(token_count(frames, height, width) for height, width in sizes)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+import torch
+
+from ex4d_engine.diffusion import runtime
+from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
+from ex4d_engine.diffusion.loading import load_pipeline
+from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, check_memory, open_pipeline, transformer_size
+from ex4d_engine.diffusion.text_cache import cached_embeds
+from ex4d_engine.errors import Cancelled, Ex4dError
+from ex4d_engine.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    folder = tmp_path_factory.mktemp("models")
+    return ModelPaths(
+        tiny_model.save_model_folder(folder / "model"), tiny_model.save_adapter_file(folder / "ex4d.safetensors")
+    )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EX4D_CACHE", str(tmp_path / "Ünï cache"))
+    return tmp_path / "Ünï cache"
+
+
+def frames(paths: ModelPaths, options: RuntimeOptions, reporter: Silent | None = None) -> np.ndarray:
+    video, mask = tiny_model.conditioning()
+    with open_pipeline(
+        paths,
+        options,
+        tokens=18,
+        steps=3,
+        guidance_scale=5.0,
+        prompt="a person walks",
+        negative_prompt="blurred",
+        reporter=reporter or Silent(),
+    ) as ready:
+        return ready.pipeline(
+            video,
+            mask,
+            prompt_embeds=ready.prompt_embeds[0],
+            negative_prompt_embeds=ready.prompt_embeds[1],
+            num_inference_steps=3,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).frames
+
+
+def plain_frames(paths: ModelPaths) -> np.ndarray:
+    pipeline = load_pipeline(paths.folder, paths.adapter, dtype=torch.float32, device="cpu", reporter=Silent())
+    video, mask = tiny_model.conditioning()
+    return pipeline(
+        video,
+        mask,
+        prompt="a person walks",
+        negative_prompt="blurred",
+        num_inference_steps=3,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames
+
+
+def test_fused_and_with_cached_text_it_is_the_plain_pipeline(paths: ModelPaths, cache: Path) -> None:
+    expected = plain_frames(paths)
+
+    assert np.abs(frames(paths, RuntimeOptions()) - expected).max() < 5e-5
+    assert len(list((cache / "text").iterdir())) == 2
+    assert np.abs(frames(paths, RuntimeOptions()) - expected).max() < 5e-5
+
+
+def test_the_text_encoder_is_not_loaded_for_known_prompts(paths: ModelPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames(paths, RuntimeOptions())
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the text encoder was loaded again")
+
+    monkeypatch.setattr(runtime, "embed_texts", refuse)
+    frames(paths, RuntimeOptions())
+
+
+def test_a_damaged_embedding_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    calls: list[list[str]] = []
+
+    def embed(texts: object) -> list[torch.Tensor]:
+        calls.append(list(texts))  # type: ignore[call-overload]
+        return [torch.full((1, 2, 3), float(len(text))) for text in calls[-1]]
+
+    first = cached_embeds(["a", "bb"], folder, tmp_path / "text", embed)
+    next(iter((tmp_path / "text").iterdir())).write_bytes(b"rubbish")
+    again = cached_embeds(["a", "bb"], folder, tmp_path / "text", embed)
+
+    assert [len(call) for call in calls] == [2, 1]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_first_block_cache_stays_near(paths: ModelPaths) -> None:
+    difference = np.abs(frames(paths, RuntimeOptions(cache="first-block")) - frames(paths, RuntimeOptions())).max()
+
+    assert difference < 0.05
+
+
+@pytest.mark.parametrize("options", [RuntimeOptions(cache="magic"), RuntimeOptions(attention="magic")])
+def test_unknown_settings_are_refused(paths: ModelPaths, options: RuntimeOptions) -> None:
+    with pytest.raises(Ex4dError) as caught:
+        frames(paths, options)
+
+    assert caught.value.code == "bad_request"
+
+
+def test_cancel_while_loading(paths: ModelPaths) -> None:
+    reporter = Silent()
+    reporter.cancelled.set()
+
+    with pytest.raises(Cancelled):
+        frames(paths, RuntimeOptions(), reporter)
+
+
+def test_a_big_model_without_a_card_says_what_it_needs(paths: ModelPaths, tmp_path: Path) -> None:
+    folder = shutil.copytree(paths.folder, tmp_path / "model")
+    config = folder / "transformer" / "config.json"
+    big = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "ffn_dim": 13824}
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **big}), encoding="utf-8")
+
+    assert transformer_size(folder).parameters == pytest.approx(16.39e9, rel=0.02)
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(Ex4dError) as caught:
+        check_memory(ModelPaths(folder, None), RuntimeOptions(), tokens=13312)
+    assert caught.value.code == "out_of_memory"
+    assert "NVIDIA" in caught.value.message
+    assert caught.value.action == "preset:preview"
+
+
+def test_a_lora_of_another_model_is_refused(paths: ModelPaths, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"lora_unet_down.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "fast.safetensors")
+
+    with pytest.raises(Ex4dError) as caught:
+        frames(ModelPaths(paths.folder, paths.adapter, tmp_path / "fast.safetensors"), RuntimeOptions())
+    assert caught.value.code == "model_invalid"
+
+
+def test_on_a_cpu_there_is_one_attention(cache: Path) -> None:
+    assert fastest_backend((1, 8, 2, 4), torch.device("cpu"), torch.float32, cache / "attention.json") == NATIVE
+
+
+def test_a_trial_times_only_what_runs() -> None:
+    times = trial((1, 8, 2, 4), torch.device("cpu"), torch.float32, (NATIVE, "_flash_3"), seconds=0.01)
+
+    assert set(times) == {NATIVE}
+
+
+def test_rubbish_in_the_file_of_trials_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "attention.json"
+    path.write_text('{"a": "native", "b": "os.system"}', encoding="utf-8")
+
+    assert read_trials(path) == {"a": "native"}
+    path.write_text("[", encoding="utf-8")
+    assert read_trials(path) == {}

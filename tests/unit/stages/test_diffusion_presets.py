@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Preset `final` from a shot folder to its frames, on a model of random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ex4d_engine.errors import Cancelled, Ex4dError
+from ex4d_engine.image_files import read_png
+from ex4d_engine.models import store
+from ex4d_engine.progress import Silent
+from ex4d_engine.shot import Shot, Take, load_take, save_take
+from ex4d_engine.stages import GenerateOptions, generate, generation_settings, reconstruct, render, repeat
+from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE
+from tests import tiny_model
+from tests.tiny_shot import Listener, orbit_take, settings
+
+QUICK = GenerateOptions(steps=2, area=1024, prompt="a camera", negative_prompt="blurred")
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EX4D_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("EX4D_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("Ünï 作業 model")
+    return tiny_model.save_model_folder(root / "wan"), tiny_model.save_adapter_file(root / "ex4d.safetensors")
+
+
+@pytest.fixture
+def models(weights: tuple[Path, Path]) -> None:
+    store.register(BASE, weights[0])
+    store.register(ADAPTER, weights[1])
+
+
+@pytest.fixture
+def shot(tmp_path: Path) -> Shot:
+    folder = tmp_path / "Ünï 作業 shot"
+    folder.mkdir()
+    return reconstruct(settings(folder), folder / "shot", Silent())
+
+
+def rendered(shot: Shot, degrees: float = 12.0, **placing: object) -> Take:
+    return render(shot, orbit_take(shot, degrees, **placing), Silent())
+
+
+def frames(take: Take) -> list[bytes]:
+    return [take.file("generated", number).read_bytes() for number in take.numbers]
+
+
+@pytest.mark.usefixtures("models")
+def test_final_writes_every_frame_and_records_how(shot: Shot) -> None:
+    listener = Listener()
+    done = generate(shot, rendered(shot, size=(61, 47)), "final", listener, seed=3, options=QUICK)
+    assert done.is_finished and not done.missing("generated")
+    assert all(read_png(done.file("generated", number)).shape == (47, 61, 3) for number in done.numbers)
+    assert "denoise" in listener.stages and listener.previews
+    record = json.loads((done.root / "take.json").read_text(encoding="utf-8"))["record"]
+    assert record["generation"] == generation_settings("final", 3, QUICK)
+    assert (record["generation"]["guidance"], record["generation"]["erosion"]) == (5.0, 4)
+    run = record["diffusion"]
+    assert run["models"] == {name: store.checksums(name) for name in (BASE, ADAPTER)}
+    assert {"torch", "diffusers", "transformers", "peft", "accelerate"} <= set(run["runtime"]["versions"])
+    assert run["runtime"]["device"].startswith("CPU")
+    assert not (done.root / "latents").exists() and not (done.root / "lead_in").exists()
+
+
+@pytest.mark.usefixtures("models")
+def test_a_path_that_begins_at_the_source_view_has_no_lead_in_and_another_has(shot: Shot) -> None:
+    away = orbit_take(shot, 25.0)
+    away = dataclasses.replace(away, frames=away.frames[::-1])
+    save_take(away)
+    away = render(shot, away, Silent())
+    assert (read_png(away.file("mask", away.first)) == 255).mean() < 0.999  # or else this test means nothing
+    done = generate(shot, away, "final", Silent(), options=QUICK)
+    count = done.record["diffusion"]["lead_in"]
+    assert 4 <= count <= 48 and count % 4 == 0
+    assert len(frames(done)) == 6
+    again = rendered(shot, 0.0)
+    assert generate(shot, again, "final", Silent(), options=QUICK).record["diffusion"]["lead_in"] == 0
+
+
+@pytest.mark.usefixtures("models")
+def test_a_cancelled_run_goes_on_to_the_same_bytes_and_a_repeat_gives_them_again(shot: Shot) -> None:
+    whole = generate(shot, rendered(shot), "final", Silent(), seed=3, options=QUICK)
+    other = rendered(shot)
+    with pytest.raises(Cancelled):
+        generate(shot, other, "final", Listener(stop_in="denoise", after=1), seed=3, options=QUICK)
+    assert other.missing("generated") == list(other.numbers)  # in a step: no frame yet
+    other = generate(shot, load_take(shot, other.name), "final", Silent(), seed=3, options=QUICK)
+    assert frames(other) == frames(whole)
+    listener = Listener()
+    again = repeat(shot, whole, listener)
+    assert again.name not in (whole.name, other.name) and frames(again) == frames(whole)
+    assert not any("may differ" in line for line in listener.logs)
+    assert frames(generate(shot, rendered(shot), "final", Silent(), seed=4, options=QUICK)) != frames(whole)
+
+
+def test_a_repeat_says_what_is_not_as_it_was(shot: Shot, weights: tuple[Path, Path], tmp_path: Path) -> None:
+    store.register(BASE, weights[0])
+    store.register(ADAPTER, weights[1])
+    whole = generate(shot, rendered(shot), "final", Silent(), options=QUICK)
+    store.register(ADAPTER, tiny_model.save_adapter_file(tmp_path / "other.safetensors", rank=2, seed=5))
+    listener = Listener()
+    assert frames(repeat(shot, whole, listener)) != frames(whole)  # a rank of its own is read from the file
+    assert any(ADAPTER in line and "may differ" in line for line in listener.logs)
+
+
+@pytest.mark.usefixtures("models")
+def test_two_ranks_share_a_run_and_only_the_first_writes(shot: Shot) -> None:
+    alone = generate(shot, rendered(shot), "final", Silent(), options=QUICK)
+    shared = generate(shot, rendered(shot), "final", Silent(), options=dataclasses.replace(QUICK, gpus=2))
+    assert shared.record["diffusion"]["runtime"]["ranks"] == 2
+    for number in alone.numbers:
+        one, two = (read_png(take.file("generated", number)).astype(int) for take in (alone, shared))
+        assert abs(one - two).max() <= 1
+    assert not (shared.root / "latents").exists()
+
+
+def test_missing_models_are_named_with_the_command_before_any_work(shot: Shot) -> None:
+    take = rendered(shot)
+    with pytest.raises(Ex4dError) as error:
+        generate(shot, take, "fast", Silent())
+    assert error.value.code == "model_missing" and error.value.action == "preset:preview"
+    for name in (BASE, ADAPTER, "wan2.1-fast-lora"):
+        assert f"`ex4d models download {name}`" in error.value.hint
+    assert "92.5 GB" in error.value.message
+    assert "generation" not in load_take(shot, take.name).record
+
+
+def test_weights_that_are_no_numbers_end_with_the_step_and_nothing_written(
+    shot: Shot, weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    broken = shutil.copytree(weights[0], tmp_path / "broken")
+    (file,) = (broken / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["proj_out.bias"][:] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    options = GenerateOptions(**{**QUICK.to_json(), "model": str(broken), "adapter": str(weights[1])})
+    take = rendered(shot)
+    with pytest.raises(Ex4dError) as error:
+        generate(shot, take, "final", Silent(), options=options)
+    assert error.value.code == "model_invalid" and "Step 1 of 2" in str(error.value) and "precision" in str(error.value)
+    assert take.missing("generated") == list(take.numbers) and not list(take.root.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"window": 48}, {"detail": "huge"}, {"tier": "9"}, {"magic": 1}, {"erosion": -1}, [1]]
+)
+def test_options_are_refused_by_name(options: object) -> None:
+    with pytest.raises(Ex4dError) as error:
+        GenerateOptions.from_json(options)
+    assert error.value.code == "bad_request"
+    assert isinstance(options, list) or next(iter(options)) in error.value.message  # type: ignore[call-overload]
+
+
+def test_options_survive_json() -> None:
+    options = GenerateOptions(steps=7, erosion="random", detail="1.5", guidance=3.0, model="/m o/ü")
+    assert GenerateOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
