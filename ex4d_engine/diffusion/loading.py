@@ -127,7 +127,8 @@ def attach_fast_lora(pipeline: Ex4dPipeline, path: Path) -> None:
     others = list(getattr(pipeline.transformer, "peft_config", {}))
     try:
         pipeline.load_lora_weights(tensors, adapter_name=FAST_NAME)
-    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+    # the converters look keys up by position: of a stranger's file they may raise any of these
+    except (ValueError, RuntimeError, LookupError, NotImplementedError) as error:
         raise _no_fast_lora(path, str(error)) from error
     # diffusers only logs that it found nothing to load
     if not any(f".{FAST_NAME}." in name for name, _ in pipeline.transformer.named_parameters()):

@@ -107,7 +107,9 @@ def quantise_float8(block: nn.Module, device: torch.device) -> None:
             f"Precision float8 needs torchao, which does not load ({error}).",
             "Install torchao into the engine's environment, or choose precision exact.",
         ) from error
-    quantize_(block, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), device=device)
+    # without torchao's settings of the compiler, which try kernels for minutes at the first forward
+    config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
+    quantize_(block, config, device=device)
 
 
 def _store_in_float8(block: nn.Module, compute_dtype: torch.dtype) -> None:

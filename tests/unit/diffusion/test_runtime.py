@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_model
 import torch
 
 from ex4d_engine.diffusion import runtime
@@ -17,6 +16,7 @@ from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, check_memo
 from ex4d_engine.diffusion.text_cache import cached_embeds
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
+from tests import tiny_model
 
 
 @pytest.fixture(scope="module")
