@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from ex4d_engine.diffusion import runtime
 from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
 from ex4d_engine.diffusion.loading import load_pipeline
+from ex4d_engine.diffusion.placement import enable_cache
 from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, check_memory, open_pipeline, transformer_size
 from ex4d_engine.diffusion.text_cache import cached_embeds
 from ex4d_engine.errors import Cancelled, Ex4dError
@@ -105,10 +107,16 @@ def test_a_damaged_embedding_is_made_again(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
-def test_first_block_cache_stays_near(paths: ModelPaths) -> None:
-    difference = np.abs(frames(paths, RuntimeOptions(cache="first-block")) - frames(paths, RuntimeOptions())).max()
+@pytest.mark.parametrize(("threshold", "is_exact"), [(-1.0, True), (1e9, False)])
+def test_first_block_cache_cuts_short_what_its_threshold_allows(
+    paths: ModelPaths, monkeypatch: pytest.MonkeyPatch, threshold: float, is_exact: bool
+) -> None:
+    exact = frames(paths, RuntimeOptions())
+    monkeypatch.setattr(runtime, "enable_cache", partial(enable_cache, threshold=threshold))
 
-    assert difference < 0.05
+    difference = np.abs(frames(paths, RuntimeOptions(cache="first-block")) - exact).max()
+
+    assert (difference < 5e-5) == is_exact
 
 
 @pytest.mark.parametrize("options", [RuntimeOptions(cache="magic"), RuntimeOptions(attention="magic")])
