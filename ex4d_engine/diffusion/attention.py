@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which attention kernel is the fastest on this device: tried for a second, remembered on disk.
 
-No table can know it: on one H200, PyTorch's default beat cuDNN's kernel uncompiled, and lost to it compiled.
+No table can know it: on two H100s of the same kind, PyTorch's default was once 2 % faster than cuDNN's kernel and
+once 4 % slower (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Memory tiers: how the model is kept so that it fits a graphics card, and what that needs.
 
-A tier is named after the smallest card it is meant for. Peaks on a real card under a memory cap are in
-docs/performance.md; `need_gib` is the formula fitted to them.
+A tier is named after the smallest card it is meant for. `need_gib` is an estimate: of its numbers only the resident
+transformer's (31.7 GiB in a forward, docs/performance.md) has been compared with a real card.
 """
 
 from __future__ import annotations
