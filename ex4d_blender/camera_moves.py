@@ -10,7 +10,7 @@ from ..ex4d_engine import cameras
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import Shot
 from .camera_sampling import check_frozen
-from .mesh_import import SENSOR_WIDTH_MM, ImportedShot, key_poses
+from .mesh_import import ImportedShot, key_lens, key_poses
 
 
 def add_camera_move(
@@ -35,17 +35,13 @@ def add_camera_move(
         Ex4dError: `camera_invalid` for a frozen frame that the shot does not hold.
     """
     check_frozen(shot, frozen)
-    plate, geometry = shot.require_plate(), shot.require_geometry()
+    plate = shot.require_plate()
     data = bpy.data.cameras.new(name)
     camera = bpy.data.objects.new(name, data)
-    data.sensor_fit, data.sensor_width = "HORIZONTAL", SENSOR_WIDTH_MM
     data.clip_start, data.clip_end = imported.camera_object.data.clip_start, imported.camera_object.data.clip_end
-    data.lens, data.shift_x, data.shift_y = cameras.blender_lens_from_intrinsics(
-        np.array(geometry.intrinsics), plate.width, plate.height, SENSOR_WIDTH_MM
-    )
-    for path in ("lens", "shift_x", "shift_y"):
-        data.keyframe_insert(path, frame=plate.first)
-    start = np.array(shot.source_pose(plate.first if frozen is None else frozen))
+    begin = plate.first if frozen is None else frozen
+    key_lens(data, shot, begin, plate.first)
+    start = np.array(shot.source_pose(begin))
     numbers = range(plate.first, plate.first + len(poses))
     key_poses(camera, numbers, [cameras.blender_from_camera_to_world(start @ pose) for pose in poses])
     imported.collection.objects.link(camera)
@@ -93,13 +89,18 @@ def snap_camera_to_source(
 
     check_frozen(shot, frozen)
     numbers = shot.require_plate().numbers
-    pose = np.array(shot.source_pose(min(max(frame, numbers[0]), numbers[-1]) if frozen is None else frozen))
+    seen = min(max(frame, numbers[0]), numbers[-1]) if frozen is None else frozen
+    pose = np.array(shot.source_pose(seen))
     camera.matrix_world = Matrix(cameras.blender_from_camera_to_world(pose).tolist())
     rotation = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}
     camera.keyframe_insert("location", frame=frame)
     camera.keyframe_insert(rotation.get(camera.rotation_mode, "rotation_euler"), frame=frame)
     source, data = imported.camera_object.data, camera.data
+    assert isinstance(data, bpy.types.Camera)
     data.type = "PERSP"
+    if shot.require_geometry().zoom:  # the source camera's present lens is another frame's
+        key_lens(data, shot, seen, frame)
+        return
     for name in ("sensor_fit", "sensor_width", "sensor_height", "lens", "shift_x", "shift_y"):
         setattr(data, name, getattr(source, name))
     for path in ("lens", "shift_x", "shift_y"):

@@ -218,12 +218,13 @@ def _scene_frame(shot: Shot, take: Take, number: int, camera: CameraFrame) -> in
 def _is_source_view(shot: Shot, camera: CameraFrame, size: tuple[int, int]) -> bool:
     """Whether the pixel grid is the plate's own: same place, direction, lens and size."""
     plate, geometry = shot.require_plate(), shot.require_geometry()
+    lens = shot.source_intrinsics(camera.source)
     moved = np.linalg.inv(np.array(shot.source_pose(camera.source))) @ np.array(camera.camera_to_world)
     moved[:3, 3] /= geometry.near
     return (
         size == (plate.width, plate.height)
         and np.allclose(moved, np.eye(4), atol=1e-5)
-        and np.allclose(camera.intrinsics, geometry.intrinsics, atol=1e-2)
+        and np.allclose(camera.intrinsics, lens, atol=1e-2)
     )
 
 

@@ -34,6 +34,11 @@ def start_engine() -> EngineProcess:
     return _engine
 
 
+def is_running() -> bool:
+    """Whether there is an engine to talk to."""
+    return _engine is not None and _engine.is_alive
+
+
 def stop_engine(grace_s: float = 2.0) -> None:
     """Ends the engine, which frees its memory; the next job starts it again."""
     if _engine is not None:

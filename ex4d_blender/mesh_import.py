@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..ex4d_engine import cameras
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import IDENTITY, Shot
+from ..ex4d_engine.shot import Shot
 from .compat import blend_path
 from .depth_nodes import PINNED_ATTRIBUTE, PIXEL_ATTRIBUTE, depth_group
 from .edit_check import fingerprint
@@ -92,20 +92,18 @@ def import_shot(shot: Shot, scene: bpy.types.Scene) -> ImportedShot:
 
     camera_data = bpy.data.cameras.new("EX-4D source")
     camera_object = bpy.data.objects.new("EX-4D source", camera_data)
-    lens = cameras.blender_lens_from_intrinsics(
-        np.array(geometry.intrinsics), plate.width, plate.height, SENSOR_WIDTH_MM
-    )
     camera_data.sensor_fit, camera_data.sensor_width = "HORIZONTAL", SENSOR_WIDTH_MM
     camera_data.clip_start, camera_data.clip_end = geometry.near * 0.05, geometry.far * 4
-    camera_data.lens, camera_data.shift_x, camera_data.shift_y = lens
-    for path in ("lens", "shift_x", "shift_y"):
-        camera_data.keyframe_insert(path, frame=plate.first)
+    for number in plate.numbers if geometry.zoom else plate.numbers[:1]:
+        key_lens(camera_data, shot, number, number)
 
     numbers = plate.numbers if geometry.poses else plate.numbers[:1]
     poses = [np.array(shot.source_pose(number)) for number in numbers]
     key_poses(camera_object, numbers, [cameras.blender_from_camera_to_world(pose) for pose in poses])
     if geometry.poses:
         key_poses(mesh_object, numbers, [cameras.WORLD_TO_BLENDER @ pose for pose in poses])
+        if geometry.zoom:
+            _key_zoom(mesh_object, shot)
     else:
         mesh_object.matrix_world = _blender_matrix(cameras.WORLD_TO_BLENDER)
 
@@ -202,10 +200,28 @@ def key_poses(item: bpy.types.Object, numbers: range, matrices: list[NDArray[np.
         item.keyframe_insert("rotation_quaternion", frame=number)
 
 
+def key_lens(data: bpy.types.Camera, shot: Shot, number: int, frame: int) -> None:
+    """Gives a camera the source's lens of shot frame `number`, and keys it at scene frame `frame`."""
+    plate = shot.require_plate()
+    data.sensor_fit, data.sensor_width = "HORIZONTAL", SENSOR_WIDTH_MM
+    data.lens, data.shift_x, data.shift_y = cameras.blender_lens_from_intrinsics(
+        np.array(shot.source_intrinsics(number)), plate.width, plate.height, SENSOR_WIDTH_MM
+    )
+    for path in ("lens", "shift_x", "shift_y"):
+        data.keyframe_insert(path, frame=frame)
+
+
+def _key_zoom(item: bpy.types.Object, shot: Shot) -> None:
+    """The mesh's rays are the first frame's: a longer lens squeezes them across, see `Shot.mesh_to_world`."""
+    geometry = shot.require_geometry()
+    for number, factor in zip(shot.require_plate().numbers, geometry.zoom, strict=True):
+        item.scale = (1 / factor, 1 / factor, 1)
+        item.keyframe_insert("scale", frame=number)
+
+
 def mesh_matrix(shot: Shot, number: int) -> NDArray[np.float64]:
     """`matrix_world` (4,4) of the mesh of shot frame `number`: its points are in the source camera's axes."""
-    pose = shot.source_pose(number) if shot.require_geometry().poses else IDENTITY
-    result: NDArray[np.float64] = cameras.WORLD_TO_BLENDER @ np.array(pose)
+    result: NDArray[np.float64] = cameras.WORLD_TO_BLENDER @ np.array(shot.mesh_to_world(number))
     return result
 
 

@@ -106,9 +106,16 @@ class Source(Section):
             if settings.depth_meaning == "normalised_disparity":
                 layout.prop(settings, "depth_near")
                 layout.prop(settings, "depth_far")
+        layout.prop(settings, "ignore_cuts")
+        layout.operator("ex4d.next_shot_of_clip", icon="SEQUENCE")
+        row = layout.row(align=True)
+        row.prop(settings, "poses_path")
+        row.operator("ex4d.use_tracked_camera", text="", icon="CON_CAMERASOLVER")
         layout.prop(settings, "use_field_of_view")
         if settings.use_field_of_view:
-            layout.prop(settings, "field_of_view")
+            layout.prop(settings, "lens_unit")
+            for name in ("field_of_view",) if settings.lens_unit == "FOV" else ("focal_length", "sensor_size"):
+                layout.prop(settings, name)
 
 
 class Reconstruct(Section):
@@ -125,6 +132,12 @@ class Reconstruct(Section):
         row = layout.row(align=True)
         row.operator("ex4d.import_shot")
         row.operator("ex4d.bake_mesh_cache")
+        layout.prop(settings, "use_scene_scale")
+        if settings.use_scene_scale:
+            layout.prop(settings, "scene_scale")
+        row = layout.row(align=True)
+        row.prop(settings, "real_length")
+        row.operator("ex4d.set_scale", icon="DRIVER_DISTANCE")
 
 
 class Camera(Section):
@@ -174,6 +187,7 @@ class Generate(Section):
             if body is not None:
                 for name in DIFFUSION_OPTIONS:
                     body.prop(settings, name)
+                body.operator("ex4d.free_vram")
         layout.prop(settings, "seed")
         layout.prop(settings, "take_label")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")

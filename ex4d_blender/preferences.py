@@ -27,6 +27,7 @@ class Ex4dPreferences(bpy.types.AddonPreferences):
         layout.prop(self, "engine_python")
         row = layout.row()
         row.operator("ex4d.check_engine")
+        row.operator("ex4d.free_vram")
         row.operator("ex4d.stop_engine")
         engine = current_engine()
         if engine is not None and engine.is_alive and engine.hello is not None:

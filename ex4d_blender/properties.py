@@ -33,6 +33,10 @@ DEPTH_MEANINGS = (
     ("disparity", "Disparity", "One divided by the distance"),
     ("normalised_disparity", "Normalised Disparity", "0 is far, 1 is near, linear in one divided by the distance"),
 )
+LENS_UNITS = (
+    ("FOV", "Field of View", "The angle across the clip's longer side"),
+    ("MILLIMETRES", "Millimetres", "Focal length and size of the sensor"),
+)
 PRESETS = (
     ("preview", "Preview", "Holes filled from other frames and from around: no diffusion, seconds, to judge a move"),
     ("draft", "Draft", "The small bundled diffusion model"),
@@ -120,8 +124,43 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     depth_meaning: EnumProperty(name="Values Are", items=DEPTH_MEANINGS, default="z")
     depth_near: FloatProperty(name="Near", description="Distance of disparity 1", default=1.0, min=1e-4)
     depth_far: FloatProperty(name="Far", description="Distance of disparity 0", default=100.0, min=1e-4)
+    ignore_cuts: BoolProperty(
+        name="Ignore Cuts", description="Take the clip as one shot, even where it looks edited from several"
+    )
+    poses_path: StringProperty(
+        name="Camera File",
+        description="The solved camera of the clip: a .json of EX-4D, or the folder of COLMAP's text files; empty: "
+        "the camera stands still",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )
     use_field_of_view: BoolProperty(
-        name="Set Field of View", description="Otherwise the depth source's own, or 50° where it knows none"
+        name="Set Lens",
+        description="Otherwise the camera file's, the depth source's or the clip's own, or 50° where nobody knows it",
+    )
+    lens_unit: EnumProperty(name="Lens Unit", items=LENS_UNITS, default="FOV")
+    focal_length: FloatProperty(
+        name="Focal Length", description="In millimetres", subtype="DISTANCE_CAMERA", default=35.0, min=1.0
+    )
+    sensor_size: FloatProperty(
+        name="Sensor",
+        description="In millimetres, along the clip's longer side",
+        subtype="DISTANCE_CAMERA",
+        default=36.0,
+        min=1.0,
+    )
+    use_scene_scale: BoolProperty(
+        name="Scale to Metres", description="Multiply depth and cameras, so that one unit is one metre"
+    )
+    scene_scale: FloatProperty(
+        name="Metres per Unit", description="Of the shot as its depth source gives it", default=1.0, min=1e-6, max=1e6
+    )
+    real_length: FloatProperty(
+        name="Real Length",
+        description="Between the two selected objects or vertices, in metres",
+        default=1.7,
+        min=1e-4,
+        precision=3,
     )
     field_of_view: FloatProperty(
         name="Field of View",

@@ -19,7 +19,7 @@ import bpy
 from .compat import absolute_path, blend_path, set_without_update
 from .plate_material import SHOT_PROPERTY
 
-SCENE_PATHS = ("shot_folder", "clip_path", "depth_path")
+SCENE_PATHS = ("shot_folder", "clip_path", "depth_path", "poses_path")
 
 
 def imported_root(block: bpy.types.Object | bpy.types.Collection) -> Path | None:

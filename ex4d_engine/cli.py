@@ -20,6 +20,8 @@ from .files import explain_os_error
 from .models.commands import add_parser as add_models_parser
 from .progress import Terminal
 from .reference_paths import REFERENCE_CAMS
+from .torch_environment import prepare_torch
+from .training.commands import add_parser as add_train_parser
 
 # as depth.from_files.Meaning, which is not imported here so that --help comes at once
 DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter")
@@ -28,6 +30,7 @@ DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
     accept_every_sign()
+    prepare_torch()
     options = _parser().parse_args(arguments)
     return run_explained("ex4d", lambda reporter: int(options.run(options, reporter)))
 
@@ -76,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_source_options(command)
     command.set_defaults(run=_reconstruct)
 
+    command = commands.add_parser("cuts", help="the shots that a clip is edited from: each is reconstructed alone")
+    command.add_argument("video", metavar="VIDEO", help="movie, folder or pattern (name.####.png)")
+    command.add_argument("--start-number", type=int, metavar="N", help="number of a movie's first frame (default 1)")
+    command.set_defaults(run=_cuts)
+
     command = commands.add_parser("render", help="shot + camera → a new take with colour and mask")
     command.add_argument("shot", type=Path, metavar="SHOT")
     _add_camera_options(command, required=True)
@@ -111,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_demo)
 
     add_models_parser(commands)
+    add_train_parser(commands)
 
     command = commands.add_parser("doctor", help="what works on this machine, and what to install where it does not")
     command.set_defaults(run=_doctor)
@@ -127,14 +136,36 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     group.add_argument("--start-number", type=int, metavar="N", help="number of a movie's first frame (default 1)")
     group.add_argument("--fps", metavar="RATE", help="frames a second, like 24000/1001 (default: the clip's; 24)")
-    group.add_argument("--fov", type=float, metavar="DEGREES", help="field of view of the longer side")
+    group.add_argument("--cuts", choices=("refuse", "ignore"), default="refuse", help="what to do with an edited clip")
     group.add_argument("--compat", choices=("none", "reference"), default="none", help="the reference's geometry")
+    group = command.add_argument_group("the camera that filmed it")
+    group.add_argument("--fov", type=float, metavar="DEGREES", help="field of view of the longer side")
+    group.add_argument("--focal", type=float, metavar="MM", help="focal length instead; see --sensor")
+    group.add_argument("--sensor", type=float, metavar="MM", help="sensor along the longer side (default: 36)")
+    group.add_argument("--poses", metavar="FILE", help="its solved path: our .json, or a folder of COLMAP's text")
+    scale = group.add_mutually_exclusive_group()
+    scale.add_argument("--scale", type=float, metavar="METRES", help="of a scene unit: the shot is scaled to metres")
+    scale.add_argument(
+        "--measure",
+        type=float,
+        nargs=6,
+        metavar=("FRAME", "X1", "Y1", "X2", "Y2", "METRES"),
+        help="the same from two points of a frame and the distance between them",
+    )
     group = command.add_argument_group("depth")
     group.add_argument("--depth", default=None, metavar="SOURCE", help="name of a depth source (see doctor)")
     group.add_argument("--depth-file", metavar="PATH", help="depth maps: folder, pattern, .npz or video")
     group.add_argument("--depth-meaning", choices=DEPTH_MEANINGS, help="what its numbers are (default: z)")
     group.add_argument("--depth-near", type=float, metavar="Z")
     group.add_argument("--depth-far", type=float, metavar="Z")
+    group.add_argument(
+        "--depth-option",
+        type=depth_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the depth source, such as variant=base, size=700 or device=cpu; may be repeated",
+    )
 
 
 def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> None:
@@ -176,7 +207,7 @@ def _add_generate_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--prompt", metavar="TEXT")
     group.add_argument("--negative-prompt", metavar="TEXT")
     group.add_argument("--model", metavar="DIR", help="a model folder instead of the installed one")
-    group.add_argument("--adapter", metavar="FILE", help="an EX-4D adapter instead of the installed one")
+    group.add_argument("--adapter", metavar="FILE|NAME", help="an EX-4D adapter instead of the installed one")
 
 
 # Imports stand inside the commands, so that --help and errors in the arguments come at once.
@@ -189,6 +220,14 @@ def _reconstruct(options: argparse.Namespace, reporter: Terminal) -> int:
     shot = reconstruct(source_settings(options), options.shot, reporter)
     plate = shot.require_plate()
     _print(shot=options.shot, frames=plate.count, size=[plate.width, plate.height], seconds=_since(started))
+    return 0
+
+
+def _cuts(options: argparse.Namespace, reporter: Terminal) -> int:
+    from .stages import find_shots
+
+    shots = find_shots(options.video, reporter, first_number=options.start_number)
+    _print(clip=options.video, shots=shots)
     return 0
 
 
@@ -273,6 +312,14 @@ def _worker(options: argparse.Namespace, reporter: Terminal) -> int:
     return serve()
 
 
+def depth_option(text: str) -> tuple[str, str | int]:
+    """A depth source's option as it is typed: NAME=VALUE, a whole number where it is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like variant=base")
+    return name, int(value) if value.isdecimal() else value
+
+
 def source_settings(options: argparse.Namespace) -> Any:
     """The `ReconstructSettings` that the clip and depth options ask for."""
     from .stages import ReconstructSettings
@@ -285,6 +332,7 @@ def source_settings(options: argparse.Namespace) -> Any:
             raise Ex4dError("bad_request", "--depth-file goes with --depth file.", "Leave --depth out.")
     elif options.depth == "file" or depth_options:
         raise Ex4dError("bad_request", "There is no file to read depth from.", "Name it with --depth-file.")
+    depth_options |= dict(options.depth_option)
     settings = ReconstructSettings(
         source=str(options.video),
         first=options.first,
@@ -295,6 +343,12 @@ def source_settings(options: argparse.Namespace) -> Any:
         fov_deg=options.fov,
         fps=options.fps,
         compat=options.compat,
+        focal_mm=options.focal,
+        sensor_mm=options.sensor,
+        poses=options.poses,
+        scene_scale=options.scale,
+        measured=options.measure,
+        cuts=options.cuts,
     )
     depth = "file" if options.depth_file else options.depth
     return settings if depth is None else ReconstructSettings(**{**settings.__dict__, "depth": depth})

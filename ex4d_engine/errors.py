@@ -19,6 +19,7 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(
         "no_frames",
         "unreadable_image",
         "missing_frame",
+        "has_cuts",
         # depth and geometry
         "depth_mismatch",
         "depth_invalid",

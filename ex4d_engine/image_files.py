@@ -23,8 +23,11 @@ import OpenEXR
 from .errors import Ex4dError
 from .files import write_bytes
 
-# Where a file holds several channels, the first of these that is there is its depth (or its only grey).
-DEPTH_CHANNELS: Final[tuple[str, ...]] = ("Z", "depth.Z", "depth.V", "depth", "Depth", "V", "Y", "R")
+# Where a file holds several channels, the first of these that is there is its depth.
+DEPTH_CHANNELS: Final[tuple[str, ...]] = ("Z", "depth.Z", "depth.V", "depth", "Depth")
+# Without any, the only channel of a renderer's layer so called: Blender's `ViewLayer.Depth.Z`, others' `zDepth.R`.
+_DEPTH_LAYERS: Final[tuple[str, ...]] = ("depth", "zdepth", "z depth", "z_depth", "worlddepth", "z")
+_SINGLE: Final[tuple[str, ...]] = ("Z", "V", "Y", "R")
 
 
 def read_png(path: Path | str) -> np.ndarray:
@@ -88,7 +91,8 @@ def read_exr(path: Path | str, channel: str | None = None) -> np.ndarray:
     Args:
         path: the file, scanline or tiled, one part or many; any lossless or lossy compression, half, float or uint.
         channel: its full name, such as `depth.Z`. None takes the only channel, else the first of `DEPTH_CHANNELS`,
-            else the only one whose name ends in `.Z` or `.V` (Blender's `ViewLayer.Depth.Z`).
+            else that of the only layer called depth (Blender's `ViewLayer.Depth.Z`; two view layers are not
+            guessed between), else the only one whose name ends in `.Z` or `.V`, else a grey one.
 
     Raises:
         Ex4dError: `no_such_file`; `unreadable_image` if it is no whole EXR or holds no such channel.
@@ -211,5 +215,15 @@ def _depth_channel(channels: Mapping[str, np.ndarray]) -> str | None:
     for name in DEPTH_CHANNELS:
         if name in channels:
             return name
+    layers: dict[str, str] = {}
+    for letter in _SINGLE:  # a layer's depth may be written three times, as R, G and B
+        for name in channels:
+            layer, _, last = name.rpartition(".")
+            if last == letter and layer.rpartition(".")[2].lower() in _DEPTH_LAYERS:
+                layers.setdefault(layer, name)
+    if layers:
+        return next(iter(layers.values())) if len(layers) == 1 else None
     endings = [name for name in channels if name.endswith((".Z", ".V"))]
-    return endings[0] if len(endings) == 1 else None
+    if len(endings) == 1:
+        return endings[0]
+    return next((name for name in ("V", "Y", "R") if name in channels), None)

@@ -3,11 +3,15 @@
 
 Methods and their parameters, as JSON ("?" may be left out or null):
   reconstruct  shot, source, first?, last?, stride?, depth?, depth_options?, fov_deg?, compat?,
-               first_number?, fps?            → shot, frames, size
+               first_number?, fps?, focal_mm?, sensor_mm?, poses?, scene_scale?, measured?, cuts?
+                                              → shot, frames, size
+               stages.ReconstructSettings by name
+  find_shots   source, first_number?          → shots: [[first, last], …] in the clip's own frame numbers
   render       shot, take                     → take
   generate     shot, take, preset, seed?, options?  → take, result
                options: stages.generate_options.GenerateOptions by name
-  check_preset  preset                        → nothing; the error says what the preset lacks
+  check_preset  preset, options?              → nothing; the error says what the preset lacks
+  free_memory                                 → nothing: models kept for the next job are let go
   ping                                        → nothing
 `shot` and `source` are absolute paths: the engine's working folder means nothing to whoever asks.
 Stages are imported when a method runs, so that the engine says hello before it loads them.
@@ -36,6 +40,7 @@ _TEXT: Final = Parameter((str,))
 _PATH: Final = Parameter((str,), path=True)
 _MAYBE_WHOLE: Final = Parameter((int,), optional=True)
 _MAYBE_TEXT: Final = Parameter((str,), optional=True)
+_MAYBE_NUMBER: Final = Parameter((int, float), optional=True)
 PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
     "reconstruct": {
         "shot": _PATH,
@@ -45,11 +50,18 @@ PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
         "stride": _MAYBE_WHOLE,
         "depth": _MAYBE_TEXT,
         "depth_options": Parameter((dict,), optional=True),
-        "fov_deg": Parameter((int, float), optional=True),
+        "fov_deg": _MAYBE_NUMBER,
+        "focal_mm": _MAYBE_NUMBER,
+        "sensor_mm": _MAYBE_NUMBER,
+        "poses": Parameter((str,), optional=True, path=True),
+        "scene_scale": _MAYBE_NUMBER,
+        "measured": Parameter((list,), optional=True),
+        "cuts": _MAYBE_TEXT,
         "compat": _MAYBE_TEXT,
         "first_number": _MAYBE_WHOLE,
         "fps": _MAYBE_TEXT,
     },
+    "find_shots": {"source": _PATH, "first_number": _MAYBE_WHOLE},
     "render": {"shot": _PATH, "take": _TEXT},
     "generate": {
         "shot": _PATH,
@@ -58,9 +70,14 @@ PARAMETERS: Final[dict[str, dict[str, Parameter]]] = {
         "seed": _MAYBE_WHOLE,
         "options": Parameter((dict,), optional=True),
     },
-    "check_preset": {"preset": _TEXT},
+    "check_preset": {"preset": _TEXT, "options": Parameter((dict,), optional=True)},
+    "free_memory": {},
     "ping": {},
 }
+
+
+KEEPING: Final = ("find_shots", "generate", "render", "check_preset", "ping")
+"""Methods beside which models may stay in memory for the next job; every other one may want it for itself."""
 
 
 def check_params(method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +118,8 @@ def run_method(method: str, params: dict[str, Any], reporter: Reporter) -> dict[
     match method:
         case "reconstruct":
             return _reconstruct(params, reporter)
+        case "find_shots":
+            return _find_shots(params, reporter)
         case "render":
             return _render(params, reporter)
         case "generate":
@@ -108,7 +127,7 @@ def run_method(method: str, params: dict[str, Any], reporter: Reporter) -> dict[
         case "check_preset":
             return _check_preset(params)
         case _:
-            return {}  # ping: to be answered is all it asks for
+            return {}  # ping: to be answered is all it asks for; free_memory: the worker has done it
 
 
 def _reconstruct(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -118,6 +137,12 @@ def _reconstruct(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     settings = stages.ReconstructSettings(**{name: value for name, value in params.items() if name != "shot"})
     plate = stages.reconstruct(settings, root, reporter).require_plate()
     return {"shot": str(root), "frames": plate.count, "size": [plate.width, plate.height]}
+
+
+def _find_shots(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from . import stages
+
+    return {"shots": stages.find_shots(params["source"], reporter, first_number=params.get("first_number"))}
 
 
 def _render(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -143,5 +168,5 @@ def _generate(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _check_preset(params: dict[str, Any]) -> dict[str, Any]:
     from . import stages
 
-    stages.require_preset(params["preset"])
+    stages.require_preset(params["preset"], stages.GenerateOptions.from_json(params.get("options", {})))
     return {}

@@ -19,6 +19,9 @@ UNITS: Final[Mapping[str, str]] = {
     "convert model": "part",
     "load model": "part",
     "denoise": "step",
+    "list clips": "clip",
+    "cache clips": "clip",
+    "train lora": "step",
 }
 """What the numbers of a stage count where they are not frames."""
 

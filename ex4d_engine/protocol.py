@@ -16,7 +16,7 @@ from .errors import ERROR_CODES, Ex4dError
 from .json_fields import as_number, as_text, mapping, parse_json, to_json
 
 PROTOCOL_VERSION: Final = 1
-METHODS: Final = ("reconstruct", "render", "generate", "check_preset", "ping")
+METHODS: Final = ("reconstruct", "find_shots", "render", "generate", "check_preset", "free_memory", "ping")
 MAX_LINE_BYTES: Final = 4 * 2**20  # pixels never travel here; a longer line is garbage
 
 

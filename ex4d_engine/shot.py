@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -30,14 +30,12 @@ from .camera_frame import (
 )
 from .errors import Ex4dError
 from .files import explain_os_error, write_bytes
+from .shot_upgrades import UPGRADES
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 TAKE_NAME: Final = re.compile(r"take_(\d{4,6})", re.ASCII)
 COMPAT_MODES: Final = ("none", "reference")
 CONDITIONED_BY: Final = ("", "engine", "blender")
-
-# schema version n -> function that turns a version n document into version n + 1, or raises ValueError
-UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Plate:
 
     source_first, stride: file number n holds the clip's own frame source_first + (n - first) * stride.
     fps: frames per second of the decoded files (the clip's rate divided by the stride), exact.
+    cuts: file numbers that begin another shot of an edited clip, rising; empty for one shot.
     """
 
     path: str  # of the clip, as a record; never opened again
@@ -57,6 +56,7 @@ class Plate:
     source_first: int = 1
     stride: int = 1
     notes: tuple[str, ...] = ()
+    cuts: tuple[int, ...] = ()
 
     @property
     def numbers(self) -> range:
@@ -64,13 +64,37 @@ class Plate:
 
 
 @dataclass(frozen=True)
+class DepthPlacement:
+    """How the depth got into the world of a solved camera: 1/z there = scale · 1/z of the source + shift.
+
+    alignment: what was fitted: "none" (the depth keeps its own scale), "scale" or "affine".
+    agreement: typical difference between depth and cameras after it; tracks: points it was fitted to.
+    flicker: change of the depth's scale from frame to frame, as a share of the depth, before and after; None where
+        it could not be measured.
+    """
+
+    alignment: str
+    scale: float
+    shift: float
+    agreement: float
+    tracks: int
+    flicker: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Geometry:
     """What the depth stage and the DW-Mesh stage found out about the whole shot. Depths in scene units.
 
+    intrinsics: (3,3) of the source camera at the first frame, in pixels of the plate.
     far: z of the far surface that closes the mesh, beyond every seen point.
     subject: the median depth of the subject, the default pivot of an orbit.
     repaired: number of depth values that were no usable number and were filled in.
     poses: camera-to-world of the source camera per frame; empty when unknown (taken as identity).
+    zoom: focal length of every frame as a multiple of the first one's; empty for a lens that does not zoom.
+    lens_note: one sentence that says where the lens came from.
+    placement: how depth and poses were brought together; None where they came together or there are no poses.
+    scale: what depth and poses were multiplied with at the end, as the user asked for.
+    is_metric: scene units are metres.
     """
 
     depth_source: str
@@ -82,6 +106,11 @@ class Geometry:
     repaired: int = 0
     compat: str = "none"
     poses: tuple[Matrix, ...] = ()
+    zoom: tuple[float, ...] = ()
+    lens_note: str = ""
+    placement: DepthPlacement | None = None
+    scale: float = 1.0
+    is_metric: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,14 +160,39 @@ class Shot:
         Raises:
             Ex4dError: `missing_frame` for a number that the shot does not hold.
         """
-        geometry, plate = self.require_geometry(), self.require_plate()
+        index = self._index(number)
+        poses = self.require_geometry().poses
+        return poses[index] if poses else IDENTITY
+
+    def source_intrinsics(self, number: int) -> Matrix:
+        """K (3,3) of the source camera at shot frame `number`, zoom included; `missing_frame` as `source_pose`."""
+        lens, zoom = self.require_geometry().intrinsics, self._zoom(number)
+        (fx, skew, cx), (_, fy, cy), last = lens
+        return lens if zoom == 1 else ((fx * zoom, skew * zoom, cx), (0.0, fy * zoom, cy), last)
+
+    def mesh_to_world(self, number: int) -> Matrix:
+        """(4,4) from the mesh's own space to the world at shot frame `number`; `missing_frame` as `source_pose`.
+
+        The mesh's rays are those of the first frame's lens. A zoom makes all of them steeper by one factor, so the
+        mesh is squeezed across by it and then put where the source camera is.
+        """
+        pose, zoom = self.source_pose(number), self._zoom(number)
+        return pose if zoom == 1 else tuple((x / zoom, y / zoom, z, place) for x, y, z, place in pose)
+
+    def _zoom(self, number: int) -> float:
+        index = self._index(number)
+        zoom = self.require_geometry().zoom
+        return zoom[index] if zoom else 1.0
+
+    def _index(self, number: int) -> int:
+        plate = self.require_plate()
         if number not in plate.numbers:
             raise Ex4dError(
                 "missing_frame",
                 f"The shot has no frame {number}: it holds {plate.first} to {plate.numbers[-1]}.",
                 "Choose a frame of the shot, or reconstruct that range.",
             )
-        return geometry.poses[number - plate.first] if geometry.poses else IDENTITY
+        return number - plate.first
 
 
 @dataclass(frozen=True)
@@ -223,6 +277,7 @@ def save_shot(shot: Shot) -> None:
             "source_first": shot.plate.source_first,
             "stride": shot.plate.stride,
             "notes": list(shot.plate.notes),
+            "cuts": list(shot.plate.cuts),
         }
     if shot.geometry is not None:
         document["geometry"] = {
@@ -235,6 +290,11 @@ def save_shot(shot: Shot) -> None:
             "repaired": shot.geometry.repaired,
             "compat": shot.geometry.compat,
             "poses": shot.geometry.poses,
+            "zoom": shot.geometry.zoom,
+            "lens_note": shot.geometry.lens_note,
+            "placement": None if shot.geometry.placement is None else asdict(shot.geometry.placement),
+            "scale": shot.geometry.scale,
+            "is_metric": shot.geometry.is_metric,
         }
     _write_document(shot.root / "shot.json", document, lambda data: _shot_from(shot.root, data))
 
@@ -251,6 +311,8 @@ def _shot_from(root: Path, document: dict[str, Any]) -> Shot:
     )
     if shot.plate and shot.geometry and len(shot.geometry.poses) not in (0, shot.plate.count):
         raise ValueError(f"there are {len(shot.geometry.poses)} poses for {shot.plate.count} frames")
+    if shot.plate and shot.geometry and len(shot.geometry.zoom) not in (0, shot.plate.count):
+        raise ValueError(f"there are {len(shot.geometry.zoom)} zoom factors for {shot.plate.count} frames")
     return shot
 
 
@@ -266,6 +328,7 @@ def _plate_from(data: dict[str, Any]) -> Plate:
         source_first=fields.integer(data, "source_first", -fields.MOST),
         stride=fields.integer(data, "stride", 1),
         notes=tuple(fields.as_text(note, "notes") for note in fields.items(data, "notes")),
+        cuts=tuple(fields.integer({"cuts": cut}, "cuts", 0) for cut in fields.items(data, "cuts")),
     )
 
 
@@ -283,6 +346,28 @@ def _geometry_from(data: dict[str, Any]) -> Geometry:
         repaired=fields.integer(data, "repaired", 0, most=2**63),
         compat=_one_of(COMPAT_MODES, data, "compat"),
         poses=tuple(pose_from(pose) for pose in fields.items(data, "poses")),
+        zoom=tuple(fields.positive({"zoom": factor}, "zoom") for factor in fields.items(data, "zoom")),
+        lens_note=fields.text(data, "lens_note", ""),
+        placement=None if data.get("placement") is None else _placement_from(data["placement"]),
+        scale=fields.positive({"scale": data.get("scale", 1.0)}, "scale"),
+        is_metric=data.get("is_metric") is True,
+    )
+
+
+def _placement_from(value: Any) -> DepthPlacement:
+    data = fields.mapping(value, "placement")
+    flicker = data.get("flicker")
+    if flicker is not None and (not isinstance(flicker, (list, tuple)) or len(flicker) != 2):
+        raise ValueError("flicker is not two numbers")
+    return DepthPlacement(
+        alignment=_one_of(("none", "scale", "affine"), data, "alignment"),
+        scale=fields.positive(data, "scale"),
+        shift=fields.as_number(data.get("shift"), "shift"),
+        agreement=fields.as_number(data.get("agreement"), "agreement"),
+        tracks=fields.integer(data, "tracks", 0),
+        flicker=None
+        if flicker is None
+        else (fields.as_number(flicker[0], "flicker"), fields.as_number(flicker[1], "flicker")),
     )
 
 

@@ -209,8 +209,8 @@ def _check_pivot(pivot_z: float) -> None:
 def along(shot: Shot, poses: Array, *, frozen: int | None = None, size: tuple[int, int] | None = None) -> Trajectory:
     """Places a path of poses (F,4,4), relative to the source view, in the shot's world.
 
-    The path is laid out from the source camera at the first frame. Output frame k sees shot frame k, and
-    where the path is longer than the clip it sees the last one.
+    The path is laid out from the source camera at the first frame and keeps the lens it has there, where the clip
+    zooms. Output frame k sees shot frame k, and where the path is longer than the clip it sees the last one.
 
     Args:
         frozen: a shot frame number that is seen all the time (bullet time), from which the path starts.
@@ -219,7 +219,7 @@ def along(shot: Shot, poses: Array, *, frozen: int | None = None, size: tuple[in
     Raises:
         Ex4dError: `camera_invalid` for a frozen frame that the shot does not hold; `shot_missing`.
     """
-    plate, geometry = shot.require_plate(), shot.require_geometry()
+    plate = shot.require_plate()
     numbers = plate.numbers
     if frozen is not None and frozen not in numbers:
         raise Ex4dError(
@@ -227,12 +227,13 @@ def along(shot: Shot, poses: Array, *, frozen: int | None = None, size: tuple[in
             f"Frame {frozen} cannot be frozen: the shot holds {numbers[0]} to {numbers[-1]}.",
             "Choose a frame of the shot.",
         )
-    start = np.array(shot.source_pose(numbers[0] if frozen is None else frozen))
+    begin = numbers[0] if frozen is None else frozen
+    start, lens = np.array(shot.source_pose(begin)), shot.source_intrinsics(begin)
     source_size = (plate.width, plate.height)
     frames = tuple(
         CameraFrame(
             source=frozen if frozen is not None else numbers[min(index, len(numbers) - 1)],
-            intrinsics=geometry.intrinsics,
+            intrinsics=lens,
             camera_to_world=as_matrix(start @ pose),
         )
         for index, pose in enumerate(poses)

@@ -21,16 +21,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import psutil
 
 from . import __version__, protocol
 from .devices import main_device
+from .diffusion.keeper import Keeper, keeping
 from .errors import Ex4dError
 from .files import explain_os_error
-from .methods import bad_request, check_params, run_method
+from .methods import KEEPING, bad_request, check_params, run_method
+from .places import keep_models_s
 from .progress import Silent
 
 PRESETS: Final = ("preview", "draft", "final", "fast")
@@ -163,13 +165,23 @@ class Worker:
 
     def run(self) -> None:
         """Works until `stop`; must be the main thread."""
-        while (job := self._waiting.get()) is not None and not self.stopping.is_set():
-            request, reporter = job
-            self._running = request.id
-            answer = self._answer(request, reporter)
-            self._running = None
-            del self._reporters[request.id]
-            self._send(answer)
+        with keeping(Keeper(keep_models_s())) as keeper:
+            while not self.stopping.is_set():
+                try:
+                    job = self._waiting.get(timeout=keeper.seconds_left())
+                except Empty:
+                    keeper.release()  # nobody has asked for the models for long
+                    continue
+                if job is None:
+                    break
+                request, reporter = job
+                self._running = request.id
+                if request.method not in KEEPING:
+                    keeper.release()
+                answer = self._answer(request, reporter)
+                self._running = None
+                del self._reporters[request.id]
+                self._send(answer)
 
     def _answer(self, request: protocol.Request, reporter: PipeReporter) -> protocol.Done | protocol.Error:
         try:

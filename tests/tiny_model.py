@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessorPil,
@@ -123,6 +124,24 @@ def transformer_with_adapter(rank: int = 4, seed: int = 1) -> tuple[Ex4dTransfor
 def save_adapter_file(path: Path, rank: int = 4, seed: int = 1) -> Path:
     """Writes an EX-4D adapter for the model folder, with the published checkpoint's names."""
     save_adapter(path, *transformer_with_adapter(rank, seed))
+    return path
+
+
+def save_fast_lora_file(path: Path, rank: int = 2, seed: int = 2) -> Path:
+    """Writes a step-distillation LoRA for the model folder, with the names of the original Wan and of its tools."""
+    generator = torch.Generator().manual_seed(seed)
+    width = TRANSFORMER["num_attention_heads"] * TRANSFORMER["attention_head_dim"]
+    linear = {f"self_attn.{name}": (width, width) for name in "qkvo"}
+    linear |= {f"cross_attn.{name}": (width, width) for name in ("q", "k", "v", "o", "k_img", "v_img")}
+    linear |= {"ffn.0": (width, TRANSFORMER["ffn_dim"]), "ffn.2": (TRANSFORMER["ffn_dim"], width)}
+    tensors = {}
+    for block in range(TRANSFORMER["num_layers"]):
+        for name, (inputs, outputs) in linear.items():
+            start = f"diffusion_model.blocks.{block}.{name}"
+            tensors[f"{start}.lora_down.weight"] = torch.randn(rank, inputs, generator=generator)
+            tensors[f"{start}.lora_up.weight"] = torch.randn(outputs, rank, generator=generator)
+            tensors[f"{start}.alpha"] = torch.tensor(float(rank))
+    save_file(tensors, path)
     return path
 
 

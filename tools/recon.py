@@ -66,6 +66,7 @@ def recon(options: argparse.Namespace, reporter: Terminal) -> list[Path]:
         depth_options={name: value for name, value in depth.items() if value is not None} if options.depth else {},
         fov_deg=options.fov,
         compat=options.compat,
+        cuts="ignore",  # the reference knows none
     )
     with tempfile.TemporaryDirectory(prefix=".recon-", dir=output) as folder:
         shot = reconstruct(settings, Path(folder), reporter)

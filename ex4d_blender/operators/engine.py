@@ -45,6 +45,22 @@ class EX4D_OT_check_engine(EngineJob, bpy.types.Operator):
         return describe_engine()
 
 
+class EX4D_OT_free_vram(EngineJob, bpy.types.Operator):
+    """The engine stays, and is ready at once for what needs no model."""
+
+    bl_idname = "ex4d.free_vram"
+    bl_label = "Free VRAM"
+    bl_description = "Let the engine give back the memory of models that it keeps for the next take"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return "" if engine_session.is_running() else "The engine is not running, so it holds no memory"
+
+    def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
+        yield EngineRequest("free_memory")
+        return "The engine holds no models any more"
+
+
 class EX4D_OT_stop_engine(Explained, bpy.types.Operator):
     """Also the way out of a job that does not react to a cancel."""
 
@@ -54,8 +70,7 @@ class EX4D_OT_stop_engine(Explained, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        engine = engine_session.current_engine()
-        return "" if engine is not None and engine.is_alive else "The engine is not running"
+        return "" if engine_session.is_running() else "The engine is not running"
 
     def work(self, context: bpy.types.Context) -> str:
         engine_session.stop_engine()
@@ -129,6 +144,7 @@ class EX4D_OT_open_preferences(Explained, bpy.types.Operator):
 CLASSES = (
     EX4D_OT_cancel,
     EX4D_OT_check_engine,
+    EX4D_OT_free_vram,
     EX4D_OT_stop_engine,
     EX4D_OT_copy_report,
     EX4D_OT_copy_download_command,

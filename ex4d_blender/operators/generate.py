@@ -54,7 +54,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         run.take, run.preset = self.take, preset
         make_take = partial(load_take, shot, self.take) if self.take else sampled_take(context.scene, shot)
         # a preset that cannot run is told before anything is made or drawn for it
-        yield EngineRequest("check_preset", {"preset": preset})
+        yield EngineRequest("check_preset", {"preset": preset, **options})
         scene = scene_again(scene_name)
         take = make_take()
         run.take = take.name

@@ -38,23 +38,28 @@ class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
         return ""
 
     def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
-        scene_name = context.scene.name
-        settings = context.scene.ex4d
-        root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
-        before = _shot_there(root, absolute_path(settings.clip_path))
-        prepare_folder(root)  # a folder that cannot be written is said before any work starts
-        result = yield EngineRequest("reconstruct", reconstruct_params(context.scene, root))
+        return (yield from reconstruct_steps(context))
 
-        scene = scene_again(scene_name)
-        scene.ex4d.shot_folder = blend_path(root)
-        shot = load_shot(root)
-        imported = mesh_import.find_imported(scene, root)
-        if imported is None or before != shot:
-            if imported is not None:  # it shows files that are no more; what the user did to it is kept
-                imported.collection.hide_viewport = imported.collection.hide_render = True
-            mesh_import.import_shot(shot, scene)
-        take_list.refresh(scene)
-        return f"{result['frames']} frames reconstructed in {root}"
+
+def reconstruct_steps(context: bpy.types.Context) -> Steps:
+    """Reconstructs the scene's clip as its settings say, and imports what is new."""
+    scene_name = context.scene.name
+    settings = context.scene.ex4d
+    root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
+    before = _shot_there(root, absolute_path(settings.clip_path))
+    prepare_folder(root)  # a folder that cannot be written is said before any work starts
+    result = yield EngineRequest("reconstruct", reconstruct_params(context.scene, root))
+
+    scene = scene_again(scene_name)
+    scene.ex4d.shot_folder = blend_path(root)
+    shot = load_shot(root)
+    imported = mesh_import.find_imported(scene, root)
+    if imported is None or before != shot:
+        if imported is not None:  # it shows files that are no more; what the user did to it is kept
+            imported.collection.hide_viewport = imported.collection.hide_render = True
+        mesh_import.import_shot(shot, scene)
+    take_list.refresh(scene)
+    return f"{result['frames']} frames reconstructed in {root}"
 
 
 def default_shot_root(clip: Path) -> Path:
@@ -81,8 +86,19 @@ def reconstruct_params(scene: bpy.types.Scene, root: Path) -> dict[str, Any]:
         "fps": (settings.frame_rate.strip() or scene_rate(scene)) if settings.use_frame_rate else None,
         "depth": settings.depth_source,
         "depth_options": depth_options,
-        "fov_deg": degrees(settings.field_of_view) if settings.use_field_of_view else None,
+        **_lens_params(settings),
+        "poses": str(absolute_path(settings.poses_path)) if settings.poses_path else None,
+        "scene_scale": settings.scene_scale if settings.use_scene_scale else None,
+        "cuts": "ignore" if settings.ignore_cuts else None,
     }
+
+
+def _lens_params(settings: Any) -> dict[str, float | None]:
+    if not settings.use_field_of_view:
+        return {"fov_deg": None}
+    if settings.lens_unit == "FOV":
+        return {"fov_deg": degrees(settings.field_of_view)}
+    return {"focal_mm": settings.focal_length, "sensor_mm": settings.sensor_size}
 
 
 def _shot_there(root: Path, clip: Path) -> Shot | None:

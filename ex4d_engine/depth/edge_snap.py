@@ -8,15 +8,21 @@ disparity; elsewhere the small map is enlarged linearly and stays smooth.
 
 from __future__ import annotations
 
+from typing import Final
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+_BAND: Final = 1_000_000
+"""Pixels that are looked at together: a frame of 8K takes the memory of a small one, besides its own map."""
 
 
 def enlarge_to_edges(
-    disparity: Array, image: npt.NDArray[np.uint8], step: float = 1.15, reach: int = 3, position_weight: float = 150.0
+    disparity: Array, image: Image, step: float = 1.15, reach: int = 3, position_weight: float = 150.0
 ) -> Array:
     """Disparity at the size of the image.
 
@@ -29,36 +35,70 @@ def enlarge_to_edges(
 
     Returns: (H, W) float32.
     """
-    size = (image.shape[1], image.shape[0])
+    height, width = image.shape[:2]
     window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     high, low = cv2.dilate(disparity, window), cv2.erode(disparity, window)
-    plain = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)
-    if not (high > step * low).any():
-        return plain
+    result = np.asarray(cv2.resize(disparity, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    steps = (high > step * low).astype(np.float32)
+    if not steps.any():
+        return result
     # Each side of the step: pixels clearly nearer to its high or its low disparity than to the middle.
     place = np.clip(np.log(disparity / low) / np.maximum(np.log(high / low), 1e-3), 0, 1)
     small = cv2.resize(image, disparity.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
     near_colour, near = _side_means(small, disparity, place > 0.75, reach)
     far_colour, far = _side_means(small, disparity, place < 0.25, reach)
-    zone = cv2.resize((high > step * low).astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
-    rows, columns = np.nonzero(zone)
-
-    def at_zone(values: Array) -> Array:
-        return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)[rows, columns]
-
-    pixel = image[rows, columns].astype(np.float32)
-    to_near = ((pixel - at_zone(near_colour)) ** 2).sum(1)
-    to_far = ((pixel - at_zone(far_colour)) ** 2).sum(1)
-    vote = np.zeros(size[::-1], np.float32)
-    # Where the two sides look alike the votes are weak and the position decides.
-    vote[rows, columns] = (to_far - to_near) / (to_far + to_near + 1e-3 + position_weight) + (
-        2 * at_zone(place) - 1
-    ) * position_weight / (to_far + to_near + position_weight)
-    radius = max(1, round(size[0] / disparity.shape[1]))
-    vote = cv2.boxFilter(vote, -1, (2 * radius + 1, 2 * radius + 1))[rows, columns]
-    result = plain
-    result[rows, columns] = np.where(vote > 0, at_zone(near), at_zone(far))
+    sides = np.dstack([steps, place, near, far, near_colour, far_colour])
+    radius = max(1, round(width / disparity.shape[1]))
+    rows = max(1, _BAND // width)
+    for first in range(0, height, rows):
+        # A band with the rows above and below that its votes are averaged over.
+        top, bottom = max(first - radius, 0), min(first + rows + radius, height)
+        snapped, zone = _snapped(sides, image[top:bottom], (top, height), radius, position_weight)
+        inside = slice(first - top, min(first + rows, height) - top)
+        band = result[first : first + rows]
+        band[zone[inside]] = snapped[inside][zone[inside]]
     return result
+
+
+def _snapped(
+    sides: Array, image: Image, place_in: tuple[int, int], radius: int, position_weight: float
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """The disparity (rows, W) that each pixel of a band takes in the zone (rows, W) of steps.
+
+    Args:
+        sides: (h, w, 10): is there a step, place across it, disparities near and far, their colours.
+        image: (rows, W, 3), the band.
+        place_in: the band's first row, and how many rows the frame has.
+    """
+    height, width = len(image), image.shape[1]
+
+    def enlarged(channel: int) -> Array:
+        return _rows(sides[..., channel], width, place_in[0], height, place_in[1])
+
+    zone = enlarged(0) > 0.5
+    across, near, far, *colours = (enlarged(channel)[zone] for channel in range(1, 10))
+    pixel = image[zone].astype(np.float32)
+    to_near = ((pixel - np.stack(colours[:3], axis=1)) ** 2).sum(1)
+    to_far = ((pixel - np.stack(colours[3:], axis=1)) ** 2).sum(1)
+    vote = np.zeros(zone.shape, np.float32)
+    # Where the two sides look alike the votes are weak and the position decides.
+    vote[zone] = (to_far - to_near) / (to_far + to_near + 1e-3 + position_weight) + (
+        2 * across - 1
+    ) * position_weight / (to_far + to_near + position_weight)
+    vote = cv2.boxFilter(vote, -1, (2 * radius + 1, 2 * radius + 1))
+    snapped = np.zeros(zone.shape, np.float32)
+    snapped[zone] = np.where(vote[zone] > 0, near, far)
+    return snapped, zone
+
+
+def _rows(values: Array, width: int, first: int, count: int, height: int) -> Array:
+    """`count` rows from `first` of (h, w) values enlarged linearly to `height` rows of `width`."""
+    at = np.clip((np.arange(first, first + count) + 0.5) * len(values) / height - 0.5, 0, len(values) - 1)
+    upper = np.floor(at).astype(int)
+    lower = np.minimum(upper + 1, len(values) - 1)
+    share = (at - upper).astype(np.float32)[:, None]
+    rows = values[upper] * (1 - share) + values[lower] * share
+    return np.asarray(cv2.resize(rows, (width, count), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _side_means(colour: Array, disparity: Array, side: npt.NDArray[np.bool_], reach: int) -> tuple[Array, Array]:

@@ -32,8 +32,9 @@ depthcrafter: the same 0…1, turned into z as the EX-4D reference does (`z_from
 """
 
 _SAME_SURFACE: Final = 0.03
-# Renderers write a huge number where there is nothing: Blender 1e10.
+# Renderers write a huge number where there is nothing: Blender 1e10, half precision its largest.
 _NO_SURFACE: Final = 1e9
+_LARGEST_HALF: Final = 65504.0
 Array = npt.NDArray[np.float32]
 
 
@@ -116,6 +117,7 @@ class DepthFromFiles:
             camera_to_world=raw.camera_to_world,
             scale="metric" if self.metric else "relative",
             note=f"Depth read from {self.path.name} as {self.meaning.replace('_', ' ')}.",
+            alignment="scale" if self.meaning in ("z", "disparity") else "affine",
         )
 
     def _frames(self, raw: RawDepth, size: tuple[int, int], reporter: Reporter) -> Iterator[DepthFrame]:
@@ -167,7 +169,7 @@ class DepthFromFiles:
             v = z_from_depthcrafter(v) if near is None or far is None else z_from_normalised_disparity(v, near, far)
         with np.errstate(invalid="ignore"):
             v = np.where(v > 0, v, np.nan)
-            return np.where(v >= _NO_SURFACE, np.inf, v).astype(np.float32)
+            return np.where((v >= _NO_SURFACE) | (v == _LARGEST_HALF), np.inf, v).astype(np.float32)
 
 
 def resample_depth(z: Array, size: tuple[int, int]) -> Array:

@@ -90,6 +90,7 @@ class RoughPictorialDepth:
             scale="relative",
             note="Depth is a rough guess from pictorial cues, not a measurement: expect wrong distances; "
             "use a depth file or a network for real work.",
+            alignment="affine",
         )
 
     def _frames(

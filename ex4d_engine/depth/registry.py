@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import Any, Final, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import Ex4dError
-from ..progress import Reporter
+
+if TYPE_CHECKING:  # the network is trained where tqdm may be missing
+    from ..progress import Reporter
 
 PlatePass = Callable[[], Iterator[npt.NDArray[np.uint8]]]
 """Each call starts a fresh pass over the clip: frames (H, W, 3) uint8 sRGB, in order.
@@ -48,6 +51,8 @@ class DepthClip:
     camera_to_world: (F, 4, 4) float64, OpenCV axes, or None where the source does not know.
     scale: "metric" when scene units are metres.
     note: one sentence for the log.
+    alignment: what of 1/z is left open where the scale is not metric: "scale" a factor, "affine" a factor and a
+        shift. It decides what is fitted when the depth is placed in the world of a solved camera.
     """
 
     frames: Iterator[DepthFrame]
@@ -55,6 +60,7 @@ class DepthClip:
     camera_to_world: npt.NDArray[np.float64] | None
     scale: Literal["metric", "relative"]
     note: str
+    alignment: Literal["scale", "affine"] = "scale"
 
 
 class DepthSource(Protocol):
@@ -79,14 +85,35 @@ class DepthSource(Protocol):
 
 # Imported on demand, so that a source with heavy requirements costs nothing until it is asked for.
 _SOURCES: Final[dict[str, tuple[str, str]]] = {
+    "depth-anything-v2": (".depth_anything", "DepthAnythingV2"),
+    "depth-anything-3": (".depth_anything_3", "DepthAnything3"),
+    "video-depth-anything": (".video_depth_anything", "VideoDepthAnything"),
+    "depth-pro": (".depth_pro", "DepthPro"),
+    "depthcrafter": (".depthcrafter", "DepthCrafter"),
+    "bundled": (".bundled", "BundledDepth"),
     "file": (".from_files", "DepthFromFiles"),
     "rough-pictorial": (".pictorial", "RoughPictorialDepth"),
 }
+
+_PREFERRED: Final = ("depth-anything-v2", "depth-anything-v2-small")
+"""The source that is taken where its model is here."""
+_BUNDLED_WEIGHTS: Final = Path(__file__).parents[1] / "assets" / "depth_bundled.safetensors"
 
 
 def depth_sources() -> dict[str, Callable[..., DepthSource]]:
     """Every source's constructor by its name; title, licence and needs_download are on the class."""
     return {name: _constructor(name) for name in _SOURCES}
+
+
+def default_source() -> str:
+    """The best source that needs nothing more: a downloaded network, else the bundled one, else the guess."""
+    from ..models.store import find
+
+    try:
+        find(_PREFERRED[1])
+    except Ex4dError:
+        return "bundled" if _BUNDLED_WEIGHTS.is_file() else "rough-pictorial"
+    return _PREFERRED[0]
 
 
 def depth_source(name: str, **options: Any) -> DepthSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +54,7 @@ class VideoSettings:
         detail_area: pixels of the second pass's frame, at most the source's; None leaves the second pass out.
         detail_strength: the share of the steps that the second pass repeats. At 0.4 of 25 steps it begins at noise
             level 0.77.
-        remedy: what to change if the model gives no numbers, as in "Set … and run again".
+        remedy: what to do if the model gives no numbers, a sentence.
     """
 
     steps: int = 25
@@ -66,7 +66,7 @@ class VideoSettings:
     area: int = TRAINED_AREA
     detail_area: int | None = None
     detail_strength: float = 0.4
-    remedy: str = "the precision to exact"
+    remedy: str = "Set the precision to exact and run again."
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.detail_strength <= 1:
@@ -152,7 +152,7 @@ def generate_video(
     prompt_embeds: PromptEmbeds,
     reporter: Reporter,
     store: LatentStore | None = None,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     """The generated frames in order, at full size.
 
     Memory does not grow with the clip's length: about `VideoPlan.host_bytes` on the CPU, on the device what one

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,9 @@ def attach_fast_lora(pipeline: Ex4dPipeline, path: Path) -> None:
     tensors = read_tensors(path)
     others = list(getattr(pipeline.transformer, "peft_config", {}))
     try:
-        pipeline.load_lora_weights(tensors, adapter_name=FAST_NAME)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are what is wanted
+            pipeline.load_lora_weights(tensors, adapter_name=FAST_NAME)
     # the converters look keys up by position: of a stranger's file they may raise any of these
     except (ValueError, RuntimeError, LookupError, NotImplementedError) as error:
         raise _no_fast_lora(path, str(error)) from error
@@ -184,7 +187,11 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def load_component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
-    """One model of a folder with every tensor accounted for: the libraries only log what they could not find."""
+    """One model of a folder with every tensor accounted for: the libraries only log what they could not find.
+
+    Files are mapped, not read: weights that lie in a file as they are wanted take no memory of their own until they
+    are moved, others one copy. So besides the model there are only mapped pages, which the system may take back.
+    """
     precision = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
     with _readable(folder):
         model, info = kind.from_pretrained(
@@ -198,4 +205,10 @@ def load_component(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
             f"The weights in {folder} do not fit ({listing}).",
             "Download this part of the model again.",
         )
+    if dtype != torch.float32:
+        # What is kept in float32 stays as it lies in a float32 file, and each of these few small weights would hold
+        # a whole mapped file of gigabytes; cast weights are copies already.
+        for weight in (*model.parameters(), *model.buffers()):
+            if weight.dtype == torch.float32:
+                weight.data = weight.data.clone()
     return model.eval()

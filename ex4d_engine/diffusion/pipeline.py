@@ -198,7 +198,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
                 "out_of_memory",
                 "The graphics card ran out of memory while generating.",
                 "Choose a smaller memory tier, a smaller size or fewer frames.",
-            ) from error
+            ) from error.with_traceback(None)  # which holds the model for as long as the error is at hand
         finally:
             # Also after a cancel: offloaded models leave the device, cached blocks must not reach the next run.
             self._current_timestep = None
@@ -217,9 +217,18 @@ class Ex4dPipeline(WanImageToVideoPipeline):
                 "This model folder has no camera encoder, so it cannot follow a camera.",
                 "Load it together with an EX-4D adapter file.",
             )
-        device, dtype = self._execution_device, self.transformer.dtype
+        condition, image_embeds = self.encode_first_frame(video)
+        return Conditioning(condition, image_embeds.to(self.transformer.dtype), self.prepare_ray_latent(video, mask))
+
+    @torch.no_grad()
+    def encode_first_frame(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first frame of a (1, 3, F, H, W) video as the denoiser sees it.
+
+        Returns: first-frame mask and latents (1, 20, f, h, w) float32, CLIP features (1, 257, image_dim).
+        """
+        device = self._execution_device
         image = preprocess.first_frame(video)
-        image_embeds = self.encode_image(image, device).to(dtype)
+        image_embeds = self.encode_image(image, device)
         _, condition = self.prepare_latents(
             preprocess.image_tensor(image).to(device),
             batch_size=1,
@@ -231,7 +240,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             device=device,
             latents=torch.zeros(()),  # the noise is drawn apart, as it may span more than these frames
         )
-        return Conditioning(condition, image_embeds, self.prepare_ray_latent(video, mask))
+        return condition, image_embeds
 
     @torch.no_grad()
     def denoise(
@@ -361,11 +370,14 @@ class Ex4dPipeline(WanImageToVideoPipeline):
 
     def prepare_ray_latent(self, video: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The camera encoder's output (1, width, f/p, h/p, w/p) for videos as `__call__` takes them."""
-        colour_latents = self.encode_video(video)
-        # The published weights were trained on a mask scaled twice, to {−3, 1}.
-        mask_latents = self.encode_video(mask * 2 - 1)
+        colour_latents, mask_latents = self.encode_rays(video, mask)
         dtype = self.camera_encoder.dtype
         return self.camera_encoder(colour_latents.to(dtype), mask_latents.to(dtype))
+
+    def encode_rays(self, video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the camera encoder reads: latents (1, 16, f, h, w) of colour and of mask, as `__call__` takes them."""
+        # The published weights were trained on a mask scaled twice, to {−3, 1}.
+        return self.encode_video(video), self.encode_video(mask * 2 - 1)
 
     def encode_video(self, video: torch.Tensor) -> torch.Tensor:
         """Normalised latents (1, 16, (F−1)/4 + 1, H/8, W/8) float32 of a (1, 3, F, H, W) video: no sampling."""

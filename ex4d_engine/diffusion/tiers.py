@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Memory tiers: how the model is kept so that it fits a graphics card, and what that needs.
 
-A tier is named after the smallest card it is meant for. `need_gib` is an estimate: of its numbers only the resident
-transformer's (31.7 GiB in a forward, docs/performance.md) has been compared with a real card.
+A tier is named after the smallest card it is meant for. The numbers of `need_gib` are fitted to peaks measured with
+each tier's memory capped (docs/performance.md); for other sizes of frames it is an estimate.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ BYTES_PER_TOKEN: Final = 230_000
 WIDTH: Final = 5120
 OTHER_MODELS_GIB: Final = 3.6
 """VAE, image encoder and camera encoder in float32 beside a resident transformer."""
-WORKSPACE_GIB: Final = 1.0
+WORKSPACE_GIB: Final = 1.5
 """CUDA's context, cuDNN's workspace, fragments."""
-VAE_GIB_PER_MEGAPIXEL: Final = 8.0
-"""The VAE's activations while it encodes or decodes, float32, one latent frame at a time."""
+VAE_GIB_PER_MEGAPIXEL: Final = 21.5
+"""The VAE's activations and its memory of earlier frames while it decodes, float32, one latent frame at a time."""
+FLOAT8_BYTES: Final = 1.05
+"""A parameter's, with the scales of each row and the layers that stay as they are."""
 
 
 def tier_named(name: str) -> Tier:
@@ -72,9 +74,9 @@ def need_gib(tier: Tier, precision: Precision, weights: int, layers: int, width:
         width: its channels.
         tokens: of one window, or of one tile of it.
     """
-    weight_bytes = weights * (2 if precision == "exact" else 1)
+    weight_bytes = weights * (2 if precision == "exact" else FLOAT8_BYTES)
     if tier.offloaded:
-        weight_bytes = 3 * weight_bytes // max(layers, 1)  # the block at work, the next, and what is no block
+        weight_bytes = 3 * weight_bytes / max(layers, 1)  # the block at work, the next, and what is no block
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
     pixels = tokens * 256 / 13  # of a frame: 16 × 16 to a token, 13 latent frames in the trained window
     vae = VAE_GIB_PER_MEGAPIXEL * pixels / 2**20

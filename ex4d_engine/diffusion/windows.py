@@ -180,7 +180,7 @@ class DenoisePass:
         digest: of all that decides the numbers, see `latent_store.settings_digest`.
         steps: steps of the whole schedule; first_step: the one to begin with.
         seed: of the noise field.
-        remedy: what to change if the model gives no numbers, as in "Set … and run again".
+        remedy: what to do if the model gives no numbers, a sentence.
     """
 
     name: str
@@ -188,7 +188,7 @@ class DenoisePass:
     steps: int
     first_step: int = 0
     seed: int = 0
-    remedy: str = "the precision to exact"
+    remedy: str = "Set the precision to exact and run again."
 
     def key(self, window: Window) -> str:
         return f"{self.name}_{window.index:04d}.{self.digest[:16]}"
@@ -316,7 +316,7 @@ def _denoised_window(
             raise Ex4dError(
                 "model_invalid",
                 f"Step {step + 1} of {denoising.steps} in window {window.index + 1} gave no numbers.",
-                f"Set {denoising.remedy} and run again.",
+                denoising.remedy,
             )
         latents = crossfaded(latents, float(pipeline.scheduler.sigmas[step + 1]))
         counter.advance()

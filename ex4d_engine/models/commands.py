@@ -18,7 +18,7 @@ from ..progress import Terminal
 
 def add_parser(commands: Any) -> None:
     """Adds `models` and its own commands to the sub-parsers of `ex4d`."""
-    parser = commands.add_parser("models", help="the weights that presets need: list, download, verify, convert")
+    parser = commands.add_parser("models", help="weights of presets and depth sources: list, download, verify, convert")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     _action(actions, "list", "which models there are, and which are here", _list)
@@ -69,15 +69,16 @@ def _list(options: argparse.Namespace, reporter: Terminal) -> int:
     from . import store
     from .registry import MODELS
 
-    own = store.registrations()
+    own, width = store.registrations(), max(map(len, MODELS))
     for name, model in MODELS.items():
         try:
             state = f"{'registered' if name in own else 'installed'}: {store.find(name)}"
         except Ex4dError as error:
             state = "not installed" if error.code == "model_missing" and name not in own else error.message
-        print(f"{name:<20} {store.gigabytes(model.size_bytes):>8}  {model.licence:<12}  {', '.join(model.presets)}")
-        print(f"{'':<20} {model.title}")
-        print(f"{'':<20} {state}")
+        needed_by = ", ".join(model.presets) or model.kind
+        print(f"{name:<{width}} {store.gigabytes(model.size_bytes):>8}  {model.licence:<12}  {needed_by}")
+        print(f"{'':<{width}} {model.title}")
+        print(f"{'':<{width}} {state}")
     return 0
 
 

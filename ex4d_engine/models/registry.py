@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The models that presets need, and where they are published."""
+"""The models that presets and depth sources need, and where they are published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from ..errors import Ex4dError
 
-Kind = Literal["folder", "adapter", "lora"]
+Kind = Literal["folder", "adapter", "lora", "depth"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Model:
         licence: SPDX name, or what there is to say.
         licence_url: where its text stands.
         needs_acceptance: whether the licence restricts use, so that the user must agree first.
-        presets: generation presets that need the model.
-        kind: "folder" of a pipeline in diffusers' layout, EX-4D "adapter" (LoRA and camera encoder), or "lora".
+        presets: generation presets that need the model; none for a "depth" model.
+        kind: "folder" of a pipeline in diffusers' layout, EX-4D "adapter" (LoRA and camera encoder), "lora", or
+            "depth": what a depth source needs, exactly `files`.
         revision: commit or branch to take.
         sha256: published checksums, by file; what is not here is compared with the hub's own at download.
     """
@@ -49,7 +50,7 @@ class Model:
     @property
     def single_file(self) -> str | None:
         """The file's name where the model is one file, else None."""
-        return None if self.kind == "folder" else self.files[0]
+        return self.files[0] if self.kind != "folder" and len(self.files) == 1 else None
 
     def selected(self, paths: Iterable[str]) -> list[str]:
         """Those of a repository's files that the model consists of, sorted."""
@@ -109,7 +110,121 @@ _ENTRIES: Final = (
         kind="lora",
     ),
 )
-MODELS: Final[dict[str, Model]] = {model.name: model for model in _ENTRIES}
+
+
+def _depth_model(
+    name: str,
+    title: str,
+    repository: str,
+    size_bytes: int,
+    licence: str,
+    *,
+    files: tuple[str, ...] = ("config.json", "model.safetensors"),
+    restricted: bool = False,
+    sha256: Mapping[str, str] | None = None,
+) -> Model:
+    """What a depth source needs, published at `repository`."""
+    return Model(
+        name=name,
+        title=title,
+        repository=repository,
+        files=files,
+        size_bytes=size_bytes,
+        licence=licence,
+        licence_url=f"https://huggingface.co/{repository}",
+        needs_acceptance=restricted,
+        presets=(),
+        kind="depth",
+        sha256=sha256 or {},
+    )
+
+
+# Sizes are the published files' where their page tells it, else parameters times four bytes.
+_DEPTH_ENTRIES: Final = (
+    _depth_model(
+        "depth-anything-v2-small",
+        "Depth Anything V2 small",
+        "depth-anything/Depth-Anything-V2-Small-hf",
+        99_000_000,
+        "Apache-2.0",
+    ),
+    _depth_model(
+        "depth-anything-v2-base",
+        "Depth Anything V2 base",
+        "depth-anything/Depth-Anything-V2-Base-hf",
+        390_000_000,
+        "CC-BY-NC-4.0",
+        restricted=True,
+    ),
+    *(
+        _depth_model(
+            f"depth-anything-v2-{size.lower()}-metric-{place.lower()}",
+            f"Depth Anything V2 {size.lower()}, in metres, {place.lower()}s",
+            f"depth-anything/Depth-Anything-V2-Metric-{place}-{size}-hf",
+            99_000_000 if size == "Small" else 390_000_000,
+            "Apache-2.0" if size == "Small" else "CC-BY-NC-4.0",
+            restricted=size != "Small",
+        )
+        for size in ("Small", "Base")
+        for place in ("Indoor", "Outdoor")
+    ),
+    _depth_model(
+        "depth-anything-3-small",
+        "Depth Anything 3 small",
+        "depth-anything/DA3-SMALL",
+        137_000_000,  # of its tensors in float32
+        "Apache-2.0",
+    ),
+    _depth_model(
+        "depth-anything-3-base",
+        "Depth Anything 3 base",
+        "depth-anything/DA3-BASE",
+        541_000_000,  # of its tensors in float32
+        "Apache-2.0",
+    ),
+    _depth_model(
+        "video-depth-anything-small",
+        "Video Depth Anything small",
+        "depth-anything/Video-Depth-Anything-Small",
+        116_000_000,
+        "Apache-2.0",
+        files=("video_depth_anything_vits.pth",),
+        sha256={"video_depth_anything_vits.pth": "13379300b739e659f076a59d52e9801bd8d38c541a7e71f73bbca4dcfb013609"},
+    ),
+    _depth_model(
+        "depth-pro",
+        "Depth Pro",
+        "apple/DepthPro-hf",
+        1_900_000_000,  # 0.95 billion parameters in half precision
+        "Apple Machine Learning Research Model",
+        restricted=True,
+    ),
+    _depth_model(
+        "depthcrafter",
+        "DepthCrafter",
+        "tencent/DepthCrafter",
+        3_050_000_000,  # 1.5 billion parameters in half precision
+        "DepthCrafter's own, academic use only",
+        files=("config.json", "diffusion_pytorch_model.safetensors"),
+        restricted=True,
+    ),
+    _depth_model(
+        "stable-video-diffusion",
+        "Stable Video Diffusion, the parts that DepthCrafter shares",
+        "stabilityai/stable-video-diffusion-img2vid-xt",
+        2_920_000_000,  # image encoder and VAE in float32
+        "Stability AI Community",
+        files=(
+            "scheduler/scheduler_config.json",
+            "image_encoder/config.json",
+            "image_encoder/model.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        ),
+        restricted=True,
+    ),
+)
+MODELS: Final[dict[str, Model]] = {model.name: model for model in (*_ENTRIES, *_DEPTH_ENTRIES)}
 
 
 def model_named(name: str) -> Model:

@@ -123,6 +123,8 @@ def register(name: str, path: Path) -> Path:
         from ..diffusion.loading import check_model_folder
 
         check_model_folder(path)
+    elif model.kind == "depth":
+        _check_depth_files(model, path)
     else:
         _check_weight_file(model, path)
     _write_registrations({**registrations(), name: path})
@@ -163,10 +165,24 @@ def _write_registrations(models: Mapping[str, Path]) -> None:
     write_bytes(folder / REGISTERED_NAME, json_fields.to_json(document, indent=1))
 
 
+def _check_depth_files(model: Model, path: Path) -> None:
+    """Raises unless `path` has the files of a depth model; that they hold its tensors is seen when it is loaded."""
+    if model.single_file:
+        _tensor_names(path)
+        return
+    missing = [file for file in model.files if not (path / file).is_file()]
+    if missing:
+        raise Ex4dError(
+            "model_missing" if len(missing) == len(model.files) else "model_invalid",
+            f"{path} is not {model.title}: it has no {', '.join(missing)}.",
+            "Choose the folder that holds it, as it is published.",
+        )
+
+
 def _check_weight_file(model: Model, path: Path) -> None:
     """Raises unless `path` is a readable weight file that names what the model consists of."""
     names = _tensor_names(path)
-    parts = {"lora": ("lora_",), "adapter": ("lora_", "latent_encoder.", "latent_patch_embedding.")}[model.kind]
+    parts = ("lora_",) if model.kind == "lora" else ("lora_", "latent_encoder.", "latent_patch_embedding.")
     missing = [part for part in parts if not any(part in name for name in names)]
     if missing:
         raise Ex4dError(

@@ -35,6 +35,13 @@ class Raster(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
+    def set_grid(self, grid: RayGrid) -> None:
+        """Takes another mesh of the same plate, no deeper than the first, where its faces change by the frame.
+
+        A frame has to be set after it.
+        """
+        ...
+
     def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
         """Gives the frame to draw: depth (H,W) float32, albedo (H,W,4) uint8, seen as in dwmesh/topology.py."""
         ...

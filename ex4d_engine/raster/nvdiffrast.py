@@ -38,20 +38,25 @@ class NvdiffrastRaster:
         if DEVICE == "cuda" and not self._torch.cuda.is_available():
             raise Ex4dError("missing_package", "nvdiffrast needs a CUDA device.", "Use the opengl raster.")
         logging.getLogger(__name__).warning("nvdiffrast: licensed for research and evaluation only (its section 3.3).")
-        self._grid, self._near, self._reference = grid, near, reference
+        self._near, self._reference = near, reference
         self._context = self._dr.RasterizeCudaContext()
-        self._rays = self._tensor(grid.rays)
-        self._pixels = self._tensor(grid.pixels.astype(np.int64))
-        self._pinned = self._tensor(grid.pinned)
-        self._faces = self._tensor(grid.topology.faces)
-        self._places = self._tensor(grid.uv)[None]
-        self._corners = self._tensor(np.eye(3, dtype=np.float32)[corner_classes(grid.topology)])[None]
+        self.set_grid(grid)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._context = None
+
+    def set_grid(self, grid: RayGrid) -> None:
+        """See `raster.Raster.set_grid`."""
+        self._grid = grid
+        self._rays = self._tensor(grid.rays)
+        self._pixels = self._tensor(grid.pixels.astype(np.int64))
+        self._pinned = self._tensor(grid.pinned)
+        self._faces = self._tensor(grid.topology.faces)
+        self._places = self._tensor(grid.uv)[None]
+        self._corners = self._tensor(np.eye(3, dtype=np.float32)[corner_classes(grid.topology)])[None]
 
     def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
         """See `raster.Raster.set_frame`."""

@@ -86,7 +86,8 @@ class OpenGLRaster:
             fragment_shader=_shader("mesh.frag.glsl", reference),
         )
         self._deepest = float(grid.pinned.max())
-        self._vertices = self._vertex_array(grid, reference)
+        self._reference = reference
+        self._vertices, self._buffers = self._vertex_array(grid)
         self._depth_map = self._texture(grid.plate_size, 1, "f4")
         self._albedo_map = self._texture(grid.plate_size, 4, "f1", linear=True)
         self._seen_map = self._texture(self._seen_shape[::-1], 1, "f1")
@@ -103,9 +104,15 @@ class OpenGLRaster:
     def __exit__(self, *error: object) -> None:
         if self._target is not None:
             self._release_target(self._target)
-        for item in (self._vertices, self._depth_map, self._albedo_map, self._seen_map, self._program):
+        for item in (self._vertices, *self._buffers, self._depth_map, self._albedo_map, self._seen_map, self._program):
             item.release()
         self._context.release()
+
+    def set_grid(self, grid: RayGrid) -> None:
+        """See `raster.Raster.set_grid`."""
+        for item in (self._vertices, *self._buffers):
+            item.release()
+        self._vertices, self._buffers = self._vertex_array(grid)
 
     def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
         """See `raster.Raster.set_frame`."""
@@ -152,7 +159,7 @@ class OpenGLRaster:
             cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), cv2.extractChannel(rgba, 3), depth.reshape(height, width)
         )
 
-    def _vertex_array(self, grid: RayGrid, reference: bool) -> moderngl.VertexArray:
+    def _vertex_array(self, grid: RayGrid) -> tuple[moderngl.VertexArray, tuple[moderngl.Buffer, moderngl.Buffer]]:
         columns = [
             grid.rays,
             grid.pixels[:, ::-1],
@@ -165,9 +172,9 @@ class OpenGLRaster:
         index = self._context.buffer(np.ascontiguousarray(grid.topology.faces, dtype="i4").tobytes())
         # the reference's shading has no use for the last two
         layout: list[Any] = [(buffer, "3f 2f 1f 3x4", "ray", "pixel", "pinned")]
-        if not reference:
+        if not self._reference:
             layout = [(buffer, "3f 2f 1f 2f 1f", "ray", "pixel", "pinned", "place", "corner")]
-        return self._context.vertex_array(self._program, layout, index, index_element_size=4)
+        return self._context.vertex_array(self._program, layout, index, index_element_size=4), (buffer, index)
 
     def _texture(self, size: tuple[int, int], components: int, dtype: str, *, linear: bool = False) -> moderngl.Texture:
         texture = self._context.texture(size, components, dtype=dtype, alignment=1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import Ex4dError
 from ..models import store
+from ..models.own_adapters import adapter_path
 from ..models.registry import model_named
 from ..progress import Reporter
 from ..shot import Shot, Take
@@ -17,7 +18,7 @@ from .generate_options import GenerateOptions
 from .lead_in import FOLDER_NAME, lead_in
 
 if TYPE_CHECKING:
-    from ..diffusion.runtime import ModelPaths, RuntimeOptions
+    from ..diffusion.run_plan import ModelPaths, RuntimeOptions
 
 BASE, ADAPTER, FAST_LORA = "wan2.1-i2v-14b-480p", "ex4d-lora", "wan2.1-fast-lora"
 MODELS_OF: Final[dict[str, tuple[str, ...]]] = {"final": (BASE, ADAPTER), "fast": (BASE, ADAPTER, FAST_LORA)}
@@ -33,7 +34,7 @@ class PresetModels:
     fast_lora: Path | None
 
     def paths(self) -> ModelPaths:
-        from ..diffusion.runtime import ModelPaths
+        from ..diffusion.run_plan import ModelPaths
 
         return ModelPaths(self.folder, self.adapter, self.fast_lora)
 
@@ -49,7 +50,10 @@ def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
     for name in MODELS_OF[preset]:
         own = {BASE: options.model, ADAPTER: options.adapter}.get(name)
         try:
-            found[name] = Path(own).expanduser().absolute() if own else store.find(name)
+            if own:
+                found[name] = adapter_path(own) if name == ADAPTER else Path(own).expanduser().absolute()
+            else:
+                found[name] = store.find(name)
         except Ex4dError as error:
             if error.code != "model_missing":
                 raise
@@ -82,7 +86,8 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
     """Raises what would keep the preset from starting here: a model that is not here, or too little memory."""
     models = preset_models(preset, options)
     try:
-        from ..diffusion.runtime import check_memory
+        from ..diffusion.keeper import held_gib
+        from ..diffusion.run_plan import check_memory
     except ImportError as error:
         raise Ex4dError(
             "missing_package",
@@ -93,12 +98,12 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
     chosen = options.resolved(preset)
     assert chosen.window is not None and chosen.area is not None and chosen.steps is not None
     tokens = ((chosen.window - 1) // 4 + 1) * chosen.area // 256  # a tile of a second pass has as many
-    check_memory(models.paths(), runtime_options(chosen), tokens, chosen.steps)
+    check_memory(models.paths(), runtime_options(chosen), tokens, held_gib())
 
 
 def runtime_options(chosen: GenerateOptions) -> RuntimeOptions:
     """The part of resolved options that says how the models run."""
-    from ..diffusion.runtime import RuntimeOptions
+    from ..diffusion.run_plan import RuntimeOptions
 
     names = ("tier", "precision", "attention", "compile", "cache")
     return RuntimeOptions(**{name: getattr(chosen, name) for name in names})

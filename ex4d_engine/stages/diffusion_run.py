@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import json_fields as fields
 from ..background import BackgroundWriter
+from ..diffusion.attention import NATIVE
+from ..diffusion.forwards import Forwards, counted_forwards
 from ..diffusion.generation import VideoPlan, VideoSettings, generate_video, plan_video
-from ..diffusion.latent_store import FileStore, LatentStore
+from ..diffusion.keeper import kept_pipeline, release_kept
+from ..diffusion.latent_store import FileStore, LatentStore, settings_digest
 from ..diffusion.parallel import token_count, usable_ranks
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
-from ..diffusion.runtime import ModelPaths, open_pipeline, transformer_size
+from ..diffusion.run_plan import ModelPaths
+from ..diffusion.transformer_size import transformer_size
 from ..errors import Ex4dError
 from ..files import explain_os_error
 from ..image_files import read_png, write_png
@@ -85,6 +91,7 @@ def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
             reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
     if ranks == 1:
         return run_rank(None, job=job, reporter=reporter)
+    release_kept()
     kind: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
     result: Take = run_parallel(ParallelJob(f"{__name__}:run_rank", {"job": job}), ranks, kind, reporter)
     return result
@@ -97,9 +104,10 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
     take, options = job.take, job.options
     is_first = ranks is None or ranks.is_first
     plan, settings = job.plan(), job.settings()
-    with open_pipeline(
+    with kept_pipeline(
         job.paths,
         runtime_options(options),
+        identity=settings_digest(job.checksums),
         tokens=max(_tokens(plan)),
         steps=plan.forwards // (2 if settings.guidance_scale > 1 else 1),
         guidance_scale=settings.guidance_scale,
@@ -119,29 +127,62 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
             take = _recorded(take, record)
         else:
             store = _ReadOnly(store)
-        frames = generate_video(
-            ready.pipeline,
-            lambda index: _read(job.conditioning[index]),
-            len(job.conditioning),
-            take.width,
-            take.height,
-            settings,
-            ready.prompt_embeds,
-            reporter,
-            store,
-        )
-        with BackgroundWriter() as writer:
-            for index, frame in enumerate(frames):
-                number = take.first + index - job.lead_in
-                file = take.file("generated", number)
-                if not is_first or index < job.lead_in or file.is_file():
-                    continue
-                if (number - take.first) % PREVIEW_EVERY:
-                    writer.submit(write_png, file, frame)
-                else:  # a preview is a promise that the file is there
-                    write_png(file, frame)
-                    reporter.preview(file)
-    return take
+        with _forwards_recorded(take, ready.pipeline.transformer, is_first) as forwards:
+            frames = generate_video(
+                ready.pipeline,
+                lambda index: _read(job.conditioning[index]),
+                len(job.conditioning),
+                take.width,
+                take.height,
+                replace(settings, remedy=remedy(ready.record)),
+                ready.prompt_embeds,
+                reporter,
+                store,
+            )
+            with closing(frames), BackgroundWriter() as writer:
+                for index, frame in enumerate(frames):
+                    number = take.first + index - job.lead_in
+                    file = take.file("generated", number)
+                    if not is_first or index < job.lead_in or file.is_file():
+                        continue
+                    if (number - take.first) % PREVIEW_EVERY:
+                        writer.submit(write_png, file, frame)
+                    else:  # a preview is a promise that the file is there
+                        write_png(file, frame)
+                        reporter.preview(file)
+    return with_record(take, forwards=forwards.to_json())
+
+
+@contextmanager
+def _forwards_recorded(take: Take, transformer: Any, is_first: bool) -> Iterator[Forwards]:
+    """Counts the transformer's forwards on this rank. A run that is stopped records how far it came, for the one
+    that goes on with it."""
+    with counted_forwards(transformer, _forwards_before(take)) as forwards:
+        try:
+            yield forwards
+        except BaseException:
+            if is_first:
+                with suppress(Ex4dError):  # a full disk, say: what stopped the run is what to tell
+                    save_take(with_record(take, forwards=forwards.to_json()))
+            raise
+
+
+def _forwards_before(take: Take) -> Forwards:
+    """What an interrupted run of the take counted."""
+    try:
+        said = fields.mapping(take.record.get("forwards") or {"begun": 0, "cut_short": 0}, "forwards")
+        return Forwards(*(fields.integer(said, name, 0, 2**53) for name in ("begun", "cut_short")))
+    except ValueError:  # a count that nobody can read is no reason to stop
+        return Forwards()
+
+
+def remedy(runtime: Mapping[str, Any]) -> str:
+    """What to try where the model gives no numbers: the first departure from the plainest way of running it."""
+    plainest = {"precision": "exact", "cache": "none", "attention": NATIVE}
+    for name, value in plainest.items():
+        if runtime.get(name) != value:
+            return f"Set the {name} to {value} and run again."
+    return "Check the model's files with `ex4d models verify`."
 
 
 class _ReadOnly:
@@ -164,6 +205,7 @@ def _recorded(take: Take, record: dict[str, Any]) -> Take:
         for layer in ("generated", "composite", "matte"):
             for number in take.numbers:
                 take.file(layer, number).unlink(missing_ok=True)
+        take = with_record(take, forwards=None)
     take = with_record(take, diffusion=record)
     save_take(take)
     return take

@@ -125,6 +125,8 @@ def versions() -> dict[str, str]:
 def _preview(shot: Shot, take: Take, reporter: Reporter, options: GenerateOptions, seed: int) -> Take:
     """Other frames' pixels of the same surface, then the surroundings. No diffusion: no options, nothing drawn."""
     reporter.log("Preset preview: holes are filled from other frames and from around. This is no diffusion.")
+    if unused := options.to_json():
+        reporter.log(f"Preset preview has no use for {', '.join(unused)}, which presets of a model have.")
     with _meshes(shot, take) as meshes, BackgroundWriter() as writer:
         for done, (number, camera) in enumerate(zip(take.numbers, take.frames, strict=True)):
             reporter.check()

@@ -32,10 +32,11 @@ class GenerateOptions:
         erosion: radius in pixels by which the seen region shrinks, or "random" as in the reference.
         area: pixels of the first pass's frame.
         detail: "none"; "full", a second pass at the take's size; or megapixels of the second pass, like "1.5".
-        tier, precision, attention, compile, cache: see `diffusion.runtime.RuntimeOptions`.
+        tier, precision, attention, compile, cache: see `diffusion.run_plan.RuntimeOptions`.
         gpus: graphics cards that share each step.
         prompt, negative_prompt: texts.
-        model, adapter: a model folder and an EX-4D adapter file to use instead of the installed ones.
+        model, adapter: a model folder and an EX-4D adapter (a file, or the name of one that `ex4d train lora` kept) to
+            use instead of the installed ones.
     """
 
     steps: int | None = None

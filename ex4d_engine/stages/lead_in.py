@@ -72,7 +72,7 @@ def lead_in_cameras(shot: Shot, take: Take) -> list[CameraFrame]:
     count = min(MOST_FRAMES, max(STEP, STEP * math.ceil(min(wanted, MOST_FRAMES) / STEP)))
     # inside the source's frame, all of which is seen, even where the take has another aspect
     scale = max(take.width / plate.width, take.height / plate.height)
-    lens = scaled_intrinsics(np.array(geometry.intrinsics), scale, scale)
+    lens = scaled_intrinsics(np.array(shot.source_intrinsics(first.source)), scale, scale)
     lens[:2, 2] += (np.array([take.width, take.height]) - scale * np.array([plate.width, plate.height])) / 2
     poses = spline([(0.0, start), (1.0, end)], count + 1)[:-1]
     lenses = [lens + (np.array(first.intrinsics) - lens) * (index / count) for index in range(count)]

@@ -4,20 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import json_fields
 from ..background import BackgroundWriter
-from ..cameras import as_matrix, check_camera, intrinsics_from_fov
+from ..cameras import as_matrix, check_camera
 from ..depth import DepthClip, DepthSource, depth_source
 from ..dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
 from ..dwmesh.ray_grid import RayGrid, ray_grid, reference_ray_grid, save_ray_grid
@@ -28,46 +22,33 @@ from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..plate import PlateInfo
 from ..progress import Reporter
 from ..reference_paths import reference_intrinsics
-from ..shot import COMPAT_MODES, Geometry, Plate, Shot, save_shot
+from ..shot import Geometry, Plate, Shot, load_shot, save_shot
+from ..source_cameras.cuts import CutFinder, shot_ranges
+from ..source_cameras.lens import SourceLens, choose_lens, user_field_of_view
+from ..source_cameras.poses import SourcePoses, read_poses
+from ..source_cameras.scale import Measurement, metres_per_unit
 from ..video import probe, read_frames
 from .folder_lock import locked
+from .reconstruct_settings import (
+    ReconstructSettings,
+    asked_measurement,
+    checked,
+    first_number_of,
+    frame_rate,
+    frames_asked_for,
+    settings_record,
+)
 from .shot_renewal import (
     finish_replacement,
     open_shot,
     refuse_foreign_folder,
-    refuse_own_files,
     replace_shot,
-    stamp,
 )
+from .source_depth import PlacedDepth, place_depth, placement_record, remove_unplaced, rescaled
 
 BYTES_PER_PIXEL = 20  # plate and albedo PNG, depth EXR and flags together, measured on real clips, rounded up
 REFERENCE_Z_LIMITS = (1e-4, 1e4)
-
-
-@dataclass(frozen=True)
-class ReconstructSettings:
-    """What makes a shot.
-
-    source: a movie, an image, a folder or a pattern of images.
-    first, last, stride: which of the clip's own frame numbers; None is the clip's own end.
-    first_number: the number of a movie's first frame (a sequence keeps its files' numbers).
-    depth, depth_options: name of a depth source and its options.
-    fov_deg: field of view of the longer side; None takes the depth source's, else the stated default.
-    fps: the clip's own frames a second, such as "25" or "24000/1001"; None is what the clip says. An image
-        sequence says nothing.
-    compat: "none", or "reference" for the reference implementation's geometry with its defects.
-    """
-
-    source: str
-    first: int | None = None
-    last: int | None = None
-    stride: int = 1
-    first_number: int | None = None
-    depth: str = "rough-pictorial"
-    depth_options: dict[str, Any] = field(default_factory=dict)
-    fov_deg: float | None = None
-    fps: str | None = None
-    compat: str = "none"
+_SCALE_SETTINGS = ("scene_scale", "measured")
 
 
 def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -> Shot:
@@ -79,16 +60,18 @@ def reconstruct(settings: ReconstructSettings, root: Path, reporter: Reporter) -
     Raises:
         Ex4dError: for a clip, depth or folder that cannot be used, before work starts where possible.
     """
-    settings = _checked(settings, root)
+    settings = checked(settings, root)
     source = depth_source(settings.depth, **settings.depth_options)
-    info = probe(settings.source, first_number=_first_number(settings))
+    info = probe(settings.source, first_number=first_number_of(settings))
     frames = frames_asked_for(settings, info)
+    solved = None if settings.poses is None else read_poses(Path(settings.poses), frames, (info.width, info.height))
+    measured = asked_measurement(settings, frames)
     prepare_folder(root)
     with locked(root):
         finish_replacement(root)
         refuse_foreign_folder(root)
         prepare_folder(root, need_bytes=len(frames) * info.width * info.height * BYTES_PER_PIXEL)
-        return _reconstructed(settings, source, info, frames, root, reporter)
+        return _reconstructed(settings, source, info, frames, solved, measured, root, reporter)
 
 
 def _reconstructed(
@@ -96,87 +79,30 @@ def _reconstructed(
     source: DepthSource,
     info: PlateInfo,
     frames: range,
+    solved: SourcePoses | None,
+    measured: Measurement | None,
     root: Path,
     reporter: Reporter,
 ) -> Shot:
-    shot = open_shot(_record(settings, info), root, reporter)
+    shot = open_shot(settings_record(settings, info), root, reporter)
     if shot.plate is None:
         shot = _decode_plate(settings, shot, frames, reporter)
+    _refuse_cuts(settings, shot.require_plate())
+    if shot.geometry is None:
+        shot = _only_rescaled(settings, measured, shot, root, reporter)
     if shot.geometry is None:
         plate = shot.require_plate()
         clip = source.estimate(lambda: _plate_images(shot), plate.count, (plate.width, plate.height), reporter)
         reporter.log(clip.note)
-        shot = _write_depth(settings, shot, clip, reporter)
+        _check_cameras(clip, plate)
+        lens = _lens(settings, plate, clip, solved, reporter)
+        placed = place_depth(shot, clip, lens, solved, settings.scene_scale, measured, reporter)
+        shot = _write_depth(settings, shot, clip, lens, placed, reporter)
+    remove_unplaced(shot)
     _write_mesh(shot, reporter)
     if shot.root != root:
         replace_shot(root)
     return dataclasses.replace(shot, root=root)
-
-
-def _checked(settings: ReconstructSettings, root: Path) -> ReconstructSettings:
-    """The settings with whole paths, so that they mean the same clip from whatever folder a command is started."""
-    if settings.compat not in COMPAT_MODES:
-        raise Ex4dError(
-            "bad_request", f"There is no compat mode {settings.compat!r}.", f"Choose one of {', '.join(COMPAT_MODES)}."
-        )
-    if settings.stride < 1:
-        raise Ex4dError("bad_request", f"A stride of {settings.stride} is impossible.", "Give 1 or more.")
-    if settings.first_number is not None and settings.first_number < 0:
-        raise Ex4dError("bad_request", f"Frames cannot be numbered from {settings.first_number}.", "Give 0 or more.")
-    if settings.fps is not None:
-        _rate(settings.fps)
-    if settings.fov_deg is not None:
-        intrinsics_from_fov(1, 1, settings.fov_deg)  # refuses an impossible angle
-    source, options = _whole(settings.source), dict(settings.depth_options)
-    refuse_own_files(source, _whole(root))
-    if "path" in options:
-        depth = _whole(options["path"])
-        refuse_own_files(depth, _whole(root))
-        options["path"] = str(depth)
-    return dataclasses.replace(settings, source=str(source), depth_options=options)
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        return json_fields.rate({"fps": text}, "fps")
-    except ValueError as error:
-        raise Ex4dError("bad_request", f"{text!r} is no frame rate.", "Give it like 25 or 24000/1001.") from error
-
-
-def _whole(path: Path | str) -> Path:
-    # not `resolve`: a mapped drive or a linked folder keeps the name that the user knows
-    return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _first_number(settings: ReconstructSettings) -> int:
-    return 1 if settings.first_number is None else settings.first_number
-
-
-def frames_asked_for(settings: ReconstructSettings, info: PlateInfo) -> range:
-    """The clip's own frame numbers that make the plate, as far as its packets can be believed.
-
-    Raises:
-        Ex4dError: `no_frames` when the clip has none of them.
-    """
-    end = info.first_number + (info.frame_count or 1) - 1
-    first = info.first_number if settings.first is None else max(settings.first, info.first_number)
-    last = end if settings.last is None else min(settings.last, end)
-    if last < first:
-        raise Ex4dError(
-            "no_frames",
-            f"{settings.source} has no frames {settings.first if settings.first is not None else first} to "
-            f"{settings.last if settings.last is not None else last}: it holds {info.first_number} to {end}.",
-            "Choose a range inside the clip.",
-        )
-    return range(first, last + 1, settings.stride)
-
-
-def _record(settings: ReconstructSettings, info: PlateInfo) -> dict[str, Any]:
-    """Everything a shot depends on, as it comes back from JSON."""
-    depth = settings.depth_options.get("path")
-    stamps = {"source_stamp": stamp(info.path), "depth_stamp": None if depth is None else stamp(Path(depth))}
-    record: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(settings), **stamps}))
-    return record
 
 
 # --------------------------------------------------------------------------------------------- plate
@@ -189,7 +115,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         last=settings.last,
         stride=settings.stride,
         reporter=reporter,
-        first_number=_first_number(settings),
+        first_number=first_number_of(settings),
     )
     info = reader.info
     for note in info.notes:
@@ -198,9 +124,11 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         reporter.log(f"The clip is taken at {settings.fps} frames a second, as asked.")
     (shot.root / "plate").mkdir(exist_ok=True)
     count = 0
+    finder = CutFinder()
     with BackgroundWriter() as writer:
         for frame in reader:
             reporter.check()
+            finder.add(frames.start + count, frame.image)
             # files are numbered without gaps from the first source number: Blender's image sequences need it
             path = shot.plate_file(frames.start + count)
             if not path.is_file():
@@ -215,7 +143,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         shot,
         plate=Plate(
             path=settings.source,
-            fps=(info.fps if settings.fps is None else _rate(settings.fps)) / settings.stride,
+            fps=(info.fps if settings.fps is None else frame_rate(settings.fps)) / settings.stride,
             first=frames.start,
             count=count,
             width=info.width,
@@ -223,6 +151,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
             source_first=frames.start,
             stride=settings.stride,
             notes=(*info.notes, *reader.notes),
+            cuts=tuple(finder.cuts()),
         ),
     )
     save_shot(shot)
@@ -234,19 +163,69 @@ def _plate_images(shot: Shot) -> Iterator[NDArray[np.uint8]]:
         yield read_png(shot.plate_file(number))[..., :3]
 
 
+def _refuse_cuts(settings: ReconstructSettings, plate: Plate) -> None:
+    """A cut is another camera in another place: one mesh cannot hold both.
+
+    The plate is kept, so that to go on with the whole of it decodes nothing again.
+    """
+    if not plate.cuts or settings.cuts == "ignore":
+        return
+    offset = plate.source_first - plate.first * plate.stride
+    shots = [
+        f"{first * plate.stride + offset} to {last * plate.stride + offset}"
+        for first, last in shot_ranges(plate.numbers, plate.cuts)
+    ]
+    first, _, last = shots[0].partition(" to ")
+    raise Ex4dError(
+        "has_cuts",
+        f"{Path(plate.path).name} is edited from {len(shots)} shots: frames {', '.join(shots)}.",
+        f"Choose one of them as the range (--first {first} --last {last}), or keep them together (--cuts ignore).",
+        "ex4d.next_shot_of_clip",
+    )
+
+
 # --------------------------------------------------------------------------------------------- depth
 
 
-def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, reporter: Reporter) -> Shot:
+def _only_rescaled(
+    settings: ReconstructSettings, measured: Measurement | None, shot: Shot, root: Path, reporter: Reporter
+) -> Shot:
+    """`shot` from the finished one in `root`, where nothing but the scale differs; else as it is."""
+    if shot.root == root or (settings.scene_scale is None and measured is None):
+        return shot
+    before = load_shot(root)
+    numbers = shot.require_plate().numbers
+    others = [
+        {name: value for name, value in settings.items() if name not in _SCALE_SETTINGS}
+        for settings in (before.settings, shot.settings)
+    ]
+    if before.geometry is None or others[0] != others[1] or before.require_plate().numbers != numbers:
+        return shot
+    if not all(before.depth_file(number).is_file() for number in numbers):
+        return shot
+    if settings.scene_scale is not None:
+        ratio = settings.scene_scale / before.geometry.scale
+    else:
+        assert measured is not None
+        lens = np.array(before.source_intrinsics(measured.frame))
+        ratio = metres_per_unit(measured, read_exr(before.depth_file(measured.frame)), lens)
+    return rescaled(before, shot, ratio, reporter)
+
+
+def _write_depth(
+    settings: ReconstructSettings,
+    shot: Shot,
+    clip: DepthClip,
+    lens: SourceLens,
+    placed: PlacedDepth,
+    reporter: Reporter,
+) -> Shot:
     plate = shot.require_plate()
-    _check_cameras(clip, plate)
     (shot.root / "depth").mkdir(exist_ok=True)
     nearest, farthest, unknown, skies, subjects = np.inf, 0.0, 0, [], []
-    count = 0
-    for number, frame in zip(plate.numbers, clip.frames, strict=False):
+    for done, (number, depth) in enumerate(zip(plate.numbers, placed.frames, strict=True), 1):
         reporter.check()
-        depth = np.clip(frame.depth, *REFERENCE_Z_LIMITS) if settings.compat == "reference" else frame.depth
-        result = repair(depth, number)
+        result = repair(np.clip(depth, *REFERENCE_Z_LIMITS) if settings.compat == "reference" else depth, number)
         finite = result.depth[np.isfinite(result.depth)]
         if finite.size:
             nearest, farthest = min(nearest, float(finite.min())), max(farthest, float(finite.max()))
@@ -256,14 +235,7 @@ def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, rep
         subjects.append(subject_depth(result.depth))
         if not shot.depth_file(number).is_file():  # from an interrupted run of the same settings
             write_exr_depth(shot.depth_file(number), result.depth.astype(np.float32))
-        count += 1
-        reporter.progress("depth", count, plate.count)
-    if count != plate.count:
-        raise Ex4dError(
-            "depth_mismatch",
-            f"The depth source gave {count} frames for a plate of {plate.count}.",
-            "Give one depth map a frame.",
-        )
+        reporter.progress("depth", done, plate.count)
     sky = sky_depth(farthest)
     for number in skies:
         # the sky's depth is one for the shot, so it is known only now
@@ -279,13 +251,18 @@ def _write_depth(settings: ReconstructSettings, shot: Shot, clip: DepthClip, rep
     geometry = Geometry(
         depth_source=settings.depth,
         depth_note=clip.note,
-        intrinsics=as_matrix(_intrinsics(settings, plate, clip, reporter)),
+        intrinsics=as_matrix(lens.intrinsics),
         near=nearest if np.isfinite(nearest) else sky,
         far=far_surface(max(farthest, sky if skies else 0.0)),
         subject=float(np.median(finite_subjects)) if finite_subjects else sky,
         repaired=unknown,
         compat=settings.compat,
-        poses=() if clip.camera_to_world is None else tuple(as_matrix(pose) for pose in clip.camera_to_world),
+        poses=() if placed.camera_to_world is None else tuple(as_matrix(pose) for pose in placed.camera_to_world),
+        zoom=() if lens.zoom is None else tuple(float(factor) for factor in lens.zoom[: plate.count]),
+        lens_note=lens.note,
+        placement=placement_record(placed.placement),
+        scale=placed.scale,
+        is_metric=placed.is_metric,
     )
     shot = dataclasses.replace(shot, geometry=geometry)
     save_shot(shot)
@@ -313,18 +290,21 @@ def subject_depth(depth: NDArray[np.float32]) -> float:
     return float(np.median(middle[middle <= np.median(middle)]))
 
 
-def _intrinsics(
-    settings: ReconstructSettings, plate: Plate, clip: DepthClip, reporter: Reporter
-) -> NDArray[np.float64]:
+def _lens(
+    settings: ReconstructSettings, plate: Plate, clip: DepthClip, solved: SourcePoses | None, reporter: Reporter
+) -> SourceLens:
     if settings.compat == "reference":
-        return reference_intrinsics(plate.width, plate.height)
-    if settings.fov_deg is not None:
-        return intrinsics_from_fov(plate.width, plate.height, settings.fov_deg)
-    if clip.intrinsics is not None:
-        return clip.intrinsics
-    default = intrinsics_from_fov(plate.width, plate.height)
-    reporter.log("The lens is not known: a field of view of 50° is assumed. Give the real one for exact moves.")
-    return default
+        return SourceLens(reference_intrinsics(plate.width, plate.height), None, "The lens is the reference's.")
+    lens = choose_lens(
+        (plate.width, plate.height),
+        user_fov_deg=user_field_of_view(settings.fov_deg, settings.focal_mm, settings.sensor_mm),
+        solved=None if solved is None else solved.intrinsics,
+        estimated=clip.intrinsics,
+        source=Path(settings.source),
+    )
+    for note in (lens.note, *(() if solved is None else solved.notes)):
+        reporter.log(note)
+    return lens
 
 
 # ---------------------------------------------------------------------------------------------- mesh

@@ -43,7 +43,7 @@ class MeshFrames:
             self._shown = number
         world_to_camera = np.linalg.inv(np.array(camera.camera_to_world))
         return self._raster.draw(
-            np.array(camera.intrinsics), world_to_camera @ np.array(self._shot.source_pose(number)), size
+            np.array(camera.intrinsics), world_to_camera @ np.array(self._shot.mesh_to_world(number)), size
         )
 
     def _load(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ from .. import json_fields as fields
 from ..errors import Ex4dError
 from ..progress import Reporter
 from ..shot import Shot, Take
+from ..take_log import LOG_NAME, LoggedReporter
 from .generate import generate, require_preset
 from .generate_options import GenerateOptions
 
@@ -40,8 +41,9 @@ def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
         ) from error
     require_preset(preset, options)
     result = generate(shot, take, preset, reporter, seed=seed, options=_pinned(options, runtime))
+    log = LoggedReporter(reporter, result.root / LOG_NAME, "repeat")
     for difference in differences(before, result.record.get("diffusion", {})):
-        reporter.log(f"{difference}: the frames may differ from those of {take.name}.")
+        log.log(f"{difference}: the frames may differ from those of {take.name}.")
     return result
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.blender.clip import make_clip
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 USER_RESOURCES = Path(tempfile.mkdtemp(prefix="ex4d_blender_"))
 PACKAGE = "bl_ext.user_default.ex4d"
@@ -51,16 +53,22 @@ def addon(extension: None) -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def run_engine() -> Callable[..., None]:
-    """Calls make_shot.py with the engine's Python (EX4D_ENGINE_PYTHON, else the repository's .venv)."""
+def engine_python() -> Path:
+    """The engine's Python: EX4D_ENGINE_PYTHON, else the repository's .venv."""
     scripts = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
     python = Path(os.environ.get("EX4D_ENGINE_PYTHON", REPOSITORY / ".venv" / scripts))
     if not python.is_file():
         pytest.skip(f"no engine Python at {python}: set EX4D_ENGINE_PYTHON")
+    return python
+
+
+@pytest.fixture(scope="session")
+def run_engine(engine_python: Path) -> Callable[..., None]:
+    """Calls make_shot.py with the engine's Python."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
     def run(*arguments: object) -> None:
-        command = [str(python), str(Path(__file__).with_name("make_shot.py")), *map(str, arguments)]
+        command = [str(engine_python), str(Path(__file__).with_name("make_shot.py")), *map(str, arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
 
@@ -95,6 +103,34 @@ def new_shot(addon: Callable[[str], Any], made_shots: Callable[[str], Path], tmp
         return addon("ex4d_engine.shot").load_shot(root)
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def made_clip(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mkv"
+    make_clip(path, engine_python)
+    return path
+
+
+@pytest.fixture
+def scene(addon: Callable[[str], Any], engine_python: Path, made_clip: Path, tmp_path: Path) -> Iterator[Any]:
+    """An empty scene whose clip lies in a folder with a hard name; the engine is set in the preferences."""
+    folder = tmp_path / "Ünï 作業 shot"
+    folder.mkdir()
+    bpy.context.preferences.addons[PACKAGE].preferences.engine_python = str(engine_python)
+    scene = bpy.context.scene
+    scene.ex4d.clip_path = str(shutil.copy(made_clip, folder / "Flug 飛 é.mkv"))
+    yield scene
+    # looked up again: a test may have switched the add-on off and on, and the former ones are freed memory
+    bpy.context.preferences.addons[PACKAGE].preferences.engine_python = ""
+
+
+@pytest.fixture
+def imported(scene: Any, addon: Callable[[str], Any], new_shot: Callable[..., Any]) -> Any:
+    """The scene with a shot made beforehand (4 frames from 1001) imported."""
+    scene.ex4d.shot_folder = str(new_shot().root)
+    assert bpy.ops.ex4d.import_shot() == {"FINISHED"}
+    return scene
 
 
 def _build(archive: Path) -> None:

@@ -152,3 +152,20 @@ def test_nvdiffrast_is_optional_and_named_when_missing() -> None:
     with pytest.raises(Ex4dError, match="nvdiffrast") as caught:
         make_raster("nvdiffrast", ray_grid(4, 4, intrinsics_from_fov(4, 4), 10.0), nearest=1.0)
     assert caught.value.code == "missing_package"
+
+
+def test_a_grid_set_later_is_drawn_like_one_that_was_there_from_the_start() -> None:
+    depth, image = scene(), noise(96, 64)
+    seen = seen_faces(depth)
+    albedo = np.dstack([image, seen_pixels(seen, 96, 64)])
+    K, to_camera = intrinsics_from_fov(96, 64), np.linalg.inv(orbit(2, 20, 4.0)[-1])
+    wanted, other = ray_grid(96, 64, K, 15.0), ray_grid(96, 64, scaled_intrinsics(K, 2, 1), 15.0)
+    drawn = []
+    for first in (wanted, other):
+        with make_raster("opengl", first, nearest=float(depth.min())) as raster:
+            raster.set_grid(wanted)
+            raster.set_frame(depth, albedo, seen)
+            drawn.append(raster.draw(K, to_camera, (96, 64)))
+    np.testing.assert_array_equal(drawn[0].color, drawn[1].color)
+    np.testing.assert_array_equal(drawn[0].depth, drawn[1].depth)
+    assert (drawn[0].mask == 0).any()

@@ -348,6 +348,7 @@ def test_an_older_shot_is_upgraded_step_by_step(shot: Shot, monkeypatch: pytest.
     path = shot.root / "shot.json"
     document = document_of(path)
     document["options"] = document.pop("settings")  # as if version 1 had called them so
+    document["schema"] = 1
     path.write_text(json.dumps(document), "utf-8")
 
     def two(document: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, open_pipel
 from ex4d_engine.diffusion.scheduler import euler_scheduler
 from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.progress import Silent
+from ex4d_engine.torch_environment import prepare_torch
 
 LATENT = (13, 64, 64)  # 49 frames of 512 × 512
 TOKENS = 13 * 32 * 32
@@ -49,6 +50,7 @@ TINY: dict[str, Any] = {
 
 
 def main() -> None:
+    prepare_torch()  # in time for the graphics card, whose memory nothing has taken yet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("forward")
@@ -157,14 +159,13 @@ def forward(layers: int, float8_only: bool) -> None:
     transformer.unload_lora()
     row("eager, native, fused", one)
     originals = [block.forward for block in transformer.blocks]
+    times = trial((1, TOKENS, 40, 128), DEVICE, torch.bfloat16)
+    print(
+        "attention trial, ms: " + ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items()), flush=True
+    )
+    best = min(times, key=times.__getitem__)
+    transformer.set_attention_backend(best)
     if not float8_only:
-        times = trial((1, TOKENS, 40, 128), DEVICE, torch.bfloat16)
-        print(
-            "attention trial, ms: " + ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items()),
-            flush=True,
-        )
-        best = min(times, key=times.__getitem__)
-        transformer.set_attention_backend(best)
         row(f"eager, {best}, fused", one)
         compile_blocks(transformer)
         row(f"compiled, {best}", one)
@@ -174,7 +175,7 @@ def forward(layers: int, float8_only: bool) -> None:
         quantise_float8(block, DEVICE)
     compile_blocks(transformer)
     torch.cuda.empty_cache()
-    row("compiled, float8", one)
+    row(f"compiled, {best}, float8", one)
 
 
 def write_folder(folder: Path, tiny: bool) -> None:
@@ -225,14 +226,18 @@ def write_folder(folder: Path, tiny: bool) -> None:
 
 
 class Steps(Silent):
-    """When each step was reported."""
+    """When each step was reported; a line at the start of each stage."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.started = time.perf_counter()
         self.times: list[tuple[str, int, float]] = []
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        self.times.append((stage, done, time.perf_counter()))
+        now = time.perf_counter()
+        if not self.times or self.times[-1][0] != stage:
+            print(f"{now - self.started:6.1f} s  {stage}", flush=True)
+        self.times.append((stage, done, now))
 
     def log(self, message: str) -> None:
         print(message, flush=True)

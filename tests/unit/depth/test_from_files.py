@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import OpenEXR
 import pytest
 
 from ex4d_engine.depth import depth_source
@@ -245,3 +246,50 @@ def test_resampling_keeps_a_ramp_smooth_and_in_place() -> None:
 
     inside = (slice(8, -8), slice(8, -8))
     np.testing.assert_allclose(resample_depth(plane(32), (128, 128))[inside], plane(128)[inside], rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------- renderers' layers
+
+
+def write_layers(path: Path, channels: dict[str, np.ndarray]) -> None:
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with OpenEXR.File(header, {name: OpenEXR.Channel(values) for name, values in channels.items()}) as file:
+        file.write(str(path))
+
+
+def blender_layers(z: np.ndarray, view: str = "ViewLayer") -> dict[str, np.ndarray]:
+    """Blender's multilayer file with passes of which several have a Z."""
+    grey = np.full_like(z, 0.5)
+    names = [*(f"Combined.{c}" for c in "RGBA"), *(f"{p}.{c}" for p in ("Normal", "Position") for c in "XYZ")]
+    return {f"{view}.{name}": grey for name in [*names, *(f"Vector.{c}" for c in "XYZW")]} | {f"{view}.Depth.Z": z}
+
+
+def test_blender_s_depth_among_its_other_passes_nothing_is_infinitely_far(folder: Path) -> None:
+    for number, z in enumerate(STACK):
+        z = z.copy()
+        z[0] = 1e10
+        write_layers(folder / f"render.{number:04d}.exr", blender_layers(z))
+    found = read(folder / "render.####.exr")
+    assert np.isposinf(found[:, 0]).all()
+    np.testing.assert_array_equal(found[:, 1:], STACK[:, 1:])
+
+
+def test_two_view_layers_ask_for_a_key(folder: Path) -> None:
+    write_layers(folder / "r.exr", blender_layers(STACK[0]) | blender_layers(STACK[1], "Far"))
+    assert "no channel that could be depth" in refused("unreadable_image", folder / "r.exr", 1)
+    np.testing.assert_array_equal(read(folder / "r.exr", 1, key="Far.Depth.Z")[0], STACK[1])
+
+
+@pytest.mark.parametrize("names", [["Z"], ["depth.Z"], ["zDepth.R", "zDepth.G", "zDepth.B"], ["Z.Y"]])
+def test_other_renderers_depth_beside_the_picture(folder: Path, names: list[str]) -> None:
+    grey = np.full((H, W), 0.5, np.float32)
+    write_layers(folder / "r.exr", dict.fromkeys("RGBA", grey) | dict.fromkeys(names, STACK[0]))
+    np.testing.assert_array_equal(read(folder / "r.exr", 1)[0], STACK[0])
+
+
+def test_half_precision_s_largest_number_is_no_surface(folder: Path) -> None:
+    z = STACK[0].astype(np.float16)
+    z[0, 0] = 65504
+    write_layers(folder / "r.exr", {"Z": z})
+    found = read(folder / "r.exr", 1)[0]
+    assert np.isposinf(found[0, 0]) and np.isfinite(found).sum() == H * W - 1

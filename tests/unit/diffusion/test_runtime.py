@@ -14,8 +14,10 @@ from ex4d_engine.diffusion import runtime
 from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
 from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.placement import enable_cache
-from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, check_memory, open_pipeline, transformer_size
+from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions, check_memory
+from ex4d_engine.diffusion.runtime import open_pipeline
 from ex4d_engine.diffusion.text_cache import cached_embeds
+from ex4d_engine.diffusion.transformer_size import transformer_size
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
 from tests import tiny_model

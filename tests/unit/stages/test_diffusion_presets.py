@@ -6,53 +6,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models import store
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, load_take, save_take
-from ex4d_engine.stages import GenerateOptions, generate, generation_settings, reconstruct, render, repeat
+from ex4d_engine.shot import Shot, Take, list_takes, load_take, save_take
+from ex4d_engine.stages import GenerateOptions, generate, generation_settings, render, repeat
 from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE
 from tests import tiny_model
-from tests.tiny_shot import Listener, orbit_take, settings
+from tests.tiny_shot import Listener, orbit_take
 
 QUICK = GenerateOptions(steps=2, area=1024, prompt="a camera", negative_prompt="blurred")
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("EX4D_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("EX4D_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("Ünï 作業 model")
-    return tiny_model.save_model_folder(root / "wan"), tiny_model.save_adapter_file(root / "ex4d.safetensors")
-
-
-@pytest.fixture
-def models(weights: tuple[Path, Path]) -> None:
-    store.register(BASE, weights[0])
-    store.register(ADAPTER, weights[1])
-
-
-@pytest.fixture
-def shot(tmp_path: Path) -> Shot:
-    folder = tmp_path / "Ünï 作業 shot"
-    folder.mkdir()
-    return reconstruct(settings(folder), folder / "shot", Silent())
 
 
 def rendered(shot: Shot, degrees: float = 12.0, **placing: object) -> Take:
@@ -119,6 +88,8 @@ def test_a_repeat_says_what_is_not_as_it_was(shot: Shot, weights: tuple[Path, Pa
     listener = Listener()
     assert frames(repeat(shot, whole, listener)) != frames(whole)  # a rank of its own is read from the file
     assert any(ADAPTER in line and "may differ" in line for line in listener.logs)
+    (_, again) = list_takes(shot)
+    assert "may differ" in (load_take(shot, again).root / "log.jsonl").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("models")
@@ -155,7 +126,8 @@ def test_weights_that_are_no_numbers_end_with_the_step_and_nothing_written(
     take = rendered(shot)
     with pytest.raises(Ex4dError) as error:
         generate(shot, take, "final", Silent(), options=options)
-    assert error.value.code == "model_invalid" and "Step 1 of 2" in str(error.value) and "precision" in str(error.value)
+    assert error.value.code == "model_invalid" and "Step 1 of 2" in str(error.value)
+    assert "precision" not in str(error.value) and "`ex4d models verify`" in error.value.hint, "it was exact already"
     assert take.missing("generated") == list(take.numbers) and not list(take.root.rglob("*.safetensors"))
 
 

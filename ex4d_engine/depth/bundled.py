@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Depth from the network that this project trains and ships: the source `bundled`.
+
+The network works at a small size and remembers the frames before, so depth is steady without looking ahead; its maps
+are enlarged with their steps on the image's edges. What is held is a handful of small frames, whatever the clip's
+length.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..progress import Reporter
+from .guided_enlarge import enlarge_guided
+from .network import STRIDE, DepthMaps, DepthNetwork, Memory, folded
+from .network_loading import compute_device
+from .network_weights import load_weights
+from .registry import DepthClip, DepthFrame, PlatePass
+
+Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+WEIGHTS: Final = Path(__file__).resolve().parents[1] / "assets" / "depth_bundled.safetensors"
+WORKING_SIDE: Final = 384  # longer side of the frames that the network sees
+NEAR_Z: Final = 2.0
+FARTHEST: Final = 50.0
+"""Where the clip's near end is put, in scene units, and how many times farther finite depth may be. The network's
+inverse depth has no scale of its own; its zero was trained to be infinity, so no shift is added."""
+_NEAR_SHARE: Final = 95  # percentile of inverse depth that counts as the near end
+_WARM_UP: Final = 12
+_SURE: Final = 0.9  # probability from which sky is taken for sky
+_SKYLINE: Final = 2**0.5  # between sky, 1, and what is not, 2
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the clip's opening frames settle for all of it.
+
+    near: the network's inverse depth of the clip's near end. memory: what the first frame inherits.
+    """
+
+    near: float
+    memory: Memory | None
+
+
+class BundledDepth:
+    """The `bundled` source.
+
+    Args:
+        weights: another weight file than the shipped one.
+        device: "auto" (the graphics card where there is one), or torch's name of another.
+    """
+
+    name = "bundled"
+    title = "Bundled network (no download)"
+    licence = "GPL-3.0-or-later"
+    needs_download = False
+
+    def __init__(self, weights: Path | str | None = None, device: str = "auto") -> None:
+        self._weights = WEIGHTS if weights is None else Path(weights)
+        self._device = device
+
+    def estimate(self, plate: PlatePass, frame_count: int, size: tuple[int, int], reporter: Reporter) -> DepthClip:
+        """Loads the network now; looks at the opening frames, then at each frame, when asked.
+
+        Raises:
+            Ex4dError: `model_missing` or `model_invalid` where the weights cannot be used, `bad_request` for a device
+                that is not there.
+        """
+        network = folded(load_weights(self._weights)).to(compute_device(self._device))
+        return DepthClip(
+            frames=_frames(network, plate, frame_count, working_size(size), reporter),
+            intrinsics=None,
+            camera_to_world=None,
+            scale="relative",
+            note="Depth comes from the bundled network: shapes and their order are estimated, the scale is not known.",
+        )
+
+
+def working_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) at which the network sees a plate of that size: whole strides, near its shape."""
+    scale = WORKING_SIDE / max(size)
+    width, height = (max(STRIDE, STRIDE * round(side * scale / STRIDE)) for side in size)
+    return width, height
+
+
+def _frames(
+    network: DepthNetwork, plate: PlatePass, frame_count: int, working: tuple[int, int], reporter: Reporter
+) -> Iterator[DepthFrame]:
+    start = look_ahead(network, plate, working, reporter)
+    memory = start.memory
+    for done, image in enumerate(plate(), start=1):
+        reporter.check()
+        maps, memory = _seen(network, _small(image, working), memory)
+        yield to_frame(maps, image, start.near)
+        reporter.progress("depth", done, frame_count)
+
+
+def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int], reporter: Reporter) -> Start:
+    """Goes through the clip's opening frames backwards, so that the first frame knows as much as later ones.
+
+    Without it depth would settle into place on screen.
+    """
+    opening: deque[Image] = deque()
+    for image in plate():
+        reporter.check()
+        opening.append(_small(image, working))
+        if len(opening) == _WARM_UP:
+            break
+    levels: list[Array] = []
+    memory: Memory | None = None
+    inherited: Memory | None = None
+    while opening:
+        reporter.check()
+        inherited = memory
+        maps, memory = _seen(network, opening.pop(), memory)
+        levels.append(_numpy(maps.inverse_depth)[~_sky(maps)])
+    solid = np.concatenate(levels) if levels else np.zeros(0, np.float32)
+    near = float(np.percentile(solid, _NEAR_SHARE)) if solid.size else 0.0
+    return Start(max(near, 1e-6), inherited)
+
+
+def to_frame(maps: DepthMaps, image: Image, near: float) -> DepthFrame:
+    """Depth at the size of the image (H, W, 3), from maps (1, h, w) and the inverse depth of the clip's near end."""
+    least, sky = 1 / FARTHEST, _sky(maps)
+    disparity = np.maximum(_numpy(maps.inverse_depth) / near, least)
+    full = enlarge_guided(_under_sky(disparity, sky), image)
+    depth = (NEAR_Z / np.maximum(full, least)).astype(np.float32)
+    if sky.any():
+        # By itself: where three surfaces meet, sky and what stands before it would mix in the middle one.
+        depth[enlarge_guided(np.where(sky, np.float32(1), np.float32(2)), image) < _SKYLINE] = np.inf
+    expected = np.exp(-np.exp(_numpy(maps.log_error)))
+    confidence = cv2.resize(expected, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return DepthFrame(depth, confidence)
+
+
+def _under_sky(disparity: Array, sky: npt.NDArray[np.bool_]) -> Array:
+    """The map with each sky pixel as near as the nearest solid one, so that nothing steps down to the sky."""
+    if sky.all() or not sky.any():
+        return disparity
+    _, nearest = cv2.distanceTransformWithLabels(
+        sky.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    by_label = np.zeros(int(nearest.max()) + 1, np.float32)
+    by_label[nearest[~sky]] = disparity[~sky]
+    return np.asarray(by_label[nearest])
+
+
+@torch.inference_mode()
+def _seen(network: DepthNetwork, small: Image, memory: Memory | None) -> tuple[DepthMaps, Memory]:
+    device = next(network.parameters()).device
+    image = torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
+    return network.step(image.contiguous(memory_format=torch.channels_last), memory)
+
+
+def _small(image: Image, working: tuple[int, int]) -> Image:
+    shrinks = image.shape[1] > working[0]
+    small = cv2.resize(image, working, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(small, np.uint8)
+
+
+def _sky(maps: DepthMaps) -> npt.NDArray[np.bool_]:
+    return np.asarray(torch.sigmoid(maps.sky[0]).cpu().numpy() > _SURE)
+
+
+def _numpy(values: torch.Tensor) -> Array:
+    return np.asarray(values[0].float().cpu().numpy())

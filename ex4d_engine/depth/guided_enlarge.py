@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A network's disparity map enlarged to a frame: each pixel near a step takes the side that its colour is of.
+
+Unlike `edge_snap.py`, which mends wide blurs between two surfaces, this takes a map that is sharp to a pixel or two,
+and any number of surfaces that meet in a place.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+STEP: Final = 1.15
+LEAST_STEP: Final = 0.015
+"""Ratio of neighbouring disparities from which surfaces are kept apart, as in `edge_snap.py`; and the difference, in
+disparities of the near end. By the ratio alone, a ground that runs to the horizon would be all steps there."""
+_COLOUR: Final = 24.0
+_PLACE: Final = 1.2
+"""How far a small pixel may be from a full one to count fully: in sRGB units, and in small pixels."""
+_CHUNK: Final = 1 << 17  # pixels decided at once, so that memory does not grow with the frame
+_AROUND: Final = np.array([(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) + abs(x) <= 2])
+
+
+def enlarge_guided(disparity: Array, image: npt.NDArray[np.uint8]) -> Array:
+    """Disparity at the size of the image.
+
+    Args:
+        disparity: (h, w) float32, positive, about 1 at the near end.
+        image: (H, W, 3) uint8 sRGB, the frame in full.
+
+    Returns: (H, W) float32: linear between the map's pixels on surfaces, and between two surfaces nothing.
+    """
+    size = (image.shape[1], image.shape[0])
+    sharp = sharpened(disparity)
+    full = np.asarray(cv2.resize(sharp, size, interpolation=cv2.INTER_LINEAR))
+    stepped = _stepped(sharp)[0]
+    if not stepped.any():
+        return full
+    zone = cv2.resize(stepped.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    shrinks = image.shape[1] > disparity.shape[1]
+    small = cv2.resize(image, disparity.shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    rows, columns = np.nonzero(zone)
+    for first in range(0, len(rows), _CHUNK):
+        y, x = rows[first : first + _CHUNK], columns[first : first + _CHUNK]
+        full[y, x] = _decided(sharp, small.astype(np.float32), image[y, x].astype(np.float32), y, x, size)
+    return full
+
+
+def sharpened(disparity: Array) -> Array:
+    """The map (h, w) without the values between two surfaces: where it steps, each takes its nearer extreme."""
+    stepped, high, low = _stepped(disparity)
+    nearer = np.where(disparity - low > high - disparity, high, low)
+    return np.where(stepped, nearer, disparity).astype(np.float32)
+
+
+def _decided(
+    sharp: Array,
+    small: Array,
+    colours: Array,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    size: tuple[int, int],
+) -> Array:
+    """Disparity (N,) of full-size pixels near steps: of the surface that most of what is alike around them is of."""
+    height, width = sharp.shape
+    y, x = (rows + 0.5) * height / size[1] - 0.5, (columns + 0.5) * width / size[0] - 0.5
+    near_y = np.clip(np.rint(y)[:, None].astype(int) + _AROUND[:, 0], 0, height - 1)
+    near_x = np.clip(np.rint(x)[:, None].astype(int) + _AROUND[:, 1], 0, width - 1)
+    unlike = ((small[near_y, near_x] - colours[:, None]) ** 2).sum(2) / (2 * _COLOUR**2)
+    apart = ((near_y - y[:, None]) ** 2 + (near_x - x[:, None]) ** 2) / (2 * _PLACE**2)
+    # Less the least, as a pixel like nothing around it belongs to something all the same.
+    doubt = unlike + apart
+    weight = np.exp(doubt.min(1, keepdims=True) - doubt).astype(np.float32)
+    level = sharp[near_y, near_x]
+    best, votes = np.zeros(len(rows), np.float32), np.full(len(rows), -1, np.float32)
+    for candidate in range(len(_AROUND)):
+        own = level[:, candidate, None]
+        same = weight * (np.abs(level - own) < np.maximum((STEP - 1) * own, LEAST_STEP))
+        total = same.sum(1)
+        wins = total > votes
+        votes[wins] = total[wins]
+        best[wins] = (same[wins] * level[wins]).sum(1) / total[wins]
+    return best
+
+
+def _stepped(disparity: Array) -> tuple[npt.NDArray[np.bool_], Array, Array]:
+    """Where the map (h, w) has a step within a pixel, and the highest and lowest value there."""
+    window = np.ones((3, 3), np.uint8)
+    high, low = np.asarray(cv2.dilate(disparity, window)), np.asarray(cv2.erode(disparity, window))
+    return (high > STEP * low) & (high - low > LEAST_STEP), high, low

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether and how a run fits this machine, decided before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+import torch
+
+from ..errors import Ex4dError
+from .tiers import GIB, TIERS, Precision, Tier, chosen_tier, need_gib
+from .transformer_size import TransformerSize, transformer_size
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
+
+NEEDS_CARD: Final = 2_000_000_000
+"""Parameters above which a transformer is refused on a CPU: a step would take hours."""
+COMPILE_FROM_FORWARDS: Final = 30
+"""Compiling anew took 17 s on an H100 and saves 0.19 s a forward, so it pays from 90; the code is kept for later runs,
+for which loading it pays sooner. Excludes preset fast, of 4 forwards a window."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How the models run. Plain values, recorded in the take.
+
+    Attributes:
+        tier: "auto" is the fastest that fits the free memory; else a name of `tiers.TIERS`.
+        precision: "auto" is the tier's own; "exact" is bfloat16 (float32 on a CPU); "float8".
+        attention: "auto" tries the kernels for a second; else a backend's name in diffusers.
+        compile: "auto" compiles on a graphics card where there are enough forwards to pay; "on"; "off".
+        cache: "none", or "first-block": forwards whose first block hardly changed are cut short.
+    """
+
+    tier: str = "auto"
+    precision: str = "auto"
+    attention: str = "auto"
+    compile: str = "auto"
+    cache: str = "none"
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """folder: diffusers' layout. adapter: EX-4D's, None where the folder holds it. fast_lora: step distillation."""
+
+    folder: Path
+    adapter: Path | None
+    fast_lora: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Where and how a run's models are kept, decided by the memory that was free.
+
+    Attributes:
+        size: of the transformer.
+        tokens: of a window, or of the largest tile of it.
+        device, dtype: where and in what they compute.
+        tier, precision, need_gib: from `tiers.chosen_tier`.
+        compiled: whether the blocks are compiled.
+    """
+
+    size: TransformerSize
+    tokens: int
+    device: torch.device
+    dtype: torch.dtype
+    tier: Tier
+    precision: Precision
+    need_gib: float
+    compiled: bool
+
+
+def plan_run(
+    paths: ModelPaths, options: RuntimeOptions, tokens: int, forwards: int, ranks: Ranks | None = None
+) -> RunPlan:
+    """The plan of a run of `forwards` forwards.
+
+    Raises:
+        Ex4dError: `model_missing`, `model_invalid`; `out_of_memory` with what it would need; `bad_request`.
+    """
+    device, size = compute_device(ranks), transformer_size(paths.folder)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    tier, precision, need = _memory_plan(size, options, tokens, device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    compiled = options.compile == "on" or (
+        options.compile == "auto"
+        and device.type == "cuda"
+        and os.name != "nt"  # no compiler for the graphics card comes with PyTorch there
+        and not tier.offloaded
+        and forwards >= COMPILE_FROM_FORWARDS
+    )
+    return RunPlan(size, tokens, device, dtype, tier, precision, need, compiled)
+
+
+def compute_device(ranks: Ranks | None = None) -> torch.device:
+    """The rank's device, else the first graphics card, else the CPU."""
+    if ranks is not None:
+        return ranks.device
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_gib: float = 0.0) -> None:
+    """Refuses, before any work, what cannot run here; cheap.
+
+    Args:
+        paths, options, tokens: as of `open_pipeline`.
+        held_gib: memory of the device that models of this process hold and would give back first.
+
+    Raises:
+        Ex4dError: `model_missing`, `model_invalid`; `out_of_memory` with what it would need; `bad_request`.
+    """
+    size = transformer_size(paths.folder)
+    if paths.fast_lora is not None and not paths.fast_lora.exists():
+        raise Ex4dError("model_missing", f"There is no {paths.fast_lora}.", "Download it, or choose preset final.")
+    _memory_plan(size, options, tokens, compute_device(), held_gib)
+
+
+def _memory_plan(
+    size: TransformerSize, options: RuntimeOptions, tokens: int, device: torch.device, held_gib: float = 0.0
+) -> tuple[Tier, Precision, float]:
+    arguments = (size.parameters, size.layers, size.width, tokens)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return chosen_tier(options.tier, options.precision, free / GIB + held_gib, *arguments)
+    tier, precision, need = chosen_tier("48", "exact", float("inf"), *arguments)
+    if size.parameters > NEEDS_CARD:
+        smallest = _smallest_need(arguments)
+        raise Ex4dError(
+            "out_of_memory",
+            f"This model has {size.parameters / 1e9:.0f} billion parameters and needs an NVIDIA graphics card with "
+            f"{smallest:.0f} GiB free at least, {need:.0f} for full speed; this machine has none that PyTorch can use.",
+            "Use preset draft or preview here, or run the shot folder on a machine with such a card.",
+            "preset:preview",
+        )
+    free = psutil.virtual_memory().available / GIB + held_gib
+    if 2 * need > free:
+        raise Ex4dError(
+            "out_of_memory",
+            f"This model needs about {2 * need:.1f} GiB of memory, and {free:.1f} are free.",
+            "Close other programs, or use preset preview.",
+            "preset:preview",
+        )
+    return tier, precision, need
+
+
+def _smallest_need(arguments: tuple[int, int, int, int]) -> float:
+    return min(need_gib(tier, tier.precision, *arguments) for tier in TIERS)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Points of the clip followed from frame to frame (Lucas–Kanade), streamed: only points that still live are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LONG_SIDE: Final = 960  # frames are followed at no more than this; a tenth of its pixel is followed well
+MOST_POINTS: Final = 400
+LONGEST: Final = 48  # frames; what is followed from frame to frame drifts, so a track ends and begins anew
+SHORTEST: Final = 3
+RETURNS_WITHIN_PX: Final = 0.4  # followed back, a point must arrive where it came from
+SPACING_PX: Final = 8
+_SAME_SURFACE: Final = 1.15  # ratio of the depths around a point, above which it lies at an edge
+
+Grey = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A point in consecutive frames.
+
+    first: index of the first frame; positions: (N,2) float64 pixels of the plate from its corner;
+    inverse_depth: (N,) the depth source's 1/z there, NaN where it has none or the point lies at an edge.
+    """
+
+    first: int
+    positions: NDArray[np.float64]
+    inverse_depth: NDArray[np.float64]
+
+
+@dataclass
+class _Living:
+    first: int
+    positions: list[NDArray[np.float64]] = field(default_factory=list)
+    inverse_depth: list[float] = field(default_factory=list)
+
+    def ended(self) -> Track:
+        return Track(self.first, np.array(self.positions), np.array(self.inverse_depth))
+
+
+def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Iterator[Track]:
+    """Tracks of three frames or more, each as it ends.
+
+    Args:
+        frames: (image (H,W,3) uint8, z depth (H,W) float32 with inf and NaN allowed) in order.
+    """
+    before: Grey | None = None
+    living: list[_Living] = []
+    points = np.zeros((0, 2), np.float32)
+    for index, (image, depth) in enumerate(frames):
+        grey, scale = _followed(image)
+        if before is not None and len(points):
+            moved, found = _follow(before, grey, points)
+            for track, is_found in zip(living, found, strict=True):
+                if not is_found and len(track.positions) >= SHORTEST:
+                    yield track.ended()
+            points = moved[found]
+            living = [track for track, is_found in zip(living, found, strict=True) if is_found]
+        if len(points) < MOST_POINTS:
+            fresh = _fresh_points(grey, points)
+            points = np.concatenate([points, fresh])
+            living += [_Living(index) for _ in fresh]
+        positions = points.astype(np.float64) / scale
+        for track, position, value in zip(living, positions, inverse_depth_at(depth, positions), strict=True):
+            track.positions.append(position)
+            track.inverse_depth.append(float(value))
+        full = np.array([len(track.positions) >= LONGEST for track in living], bool)
+        yield from (track.ended() for track, is_full in zip(living, full, strict=True) if is_full)
+        points = points[~full]
+        living = [track for track, is_full in zip(living, full, strict=True) if not is_full]
+        before = grey
+    yield from (track.ended() for track in living if len(track.positions) >= SHORTEST)
+
+
+def inverse_depth_at(depth: NDArray[np.float32], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) 1/z at positions (N,2) in pixels from the corner; NaN at edges, borders, the sky and where unknown.
+
+    Linear in 1/z between the pixels' centres: exact on a plane.
+    """
+    height, width = depth.shape
+    x, y = positions[:, 0] - 0.5, positions[:, 1] - 0.5
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    inside = (left >= 1) & (top >= 1) & (left < width - 2) & (top < height - 2)
+    result = np.full(len(positions), np.nan)
+    left, top = left[inside], top[inside]
+    offsets = np.arange(-1, 3)
+    around = depth[top[:, None, None] + offsets[:, None], left[:, None, None] + offsets].astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = (np.isfinite(around) & (around > 0)).all(axis=(1, 2))
+        usable &= around.max(axis=(1, 2)) < _SAME_SURFACE * around.min(axis=(1, 2))
+        inverse = 1.0 / around[:, 1:3, 1:3]
+    across, down = (x[inside] - left)[:, None], (y[inside] - top)
+    rows = inverse[:, :, 0] * (1 - across) + inverse[:, :, 1] * across
+    result[inside] = np.where(usable, rows[:, 0] * (1 - down) + rows[:, 1] * down, np.nan)
+    return result
+
+
+def _followed(image: NDArray[np.uint8]) -> tuple[Grey, NDArray[np.float64]]:
+    """The frame as it is followed, and its size as a share (x, y) of the plate's."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    share = LONG_SIDE / max(height, width)
+    if share < 1:
+        small = (max(1, round(width * share)), max(1, round(height * share)))
+        grey = cv2.resize(grey, small, interpolation=cv2.INTER_AREA)
+    return grey, np.array([grey.shape[1] / width, grey.shape[0] / height])
+
+
+def _fresh_points(grey: Grey, present: NDArray[np.float32]) -> NDArray[np.float32]:
+    free = np.full(grey.shape, 255, np.uint8)
+    for x, y in present:
+        cv2.circle(free, (int(x), int(y)), SPACING_PX, 0, -1)
+    found = cv2.goodFeaturesToTrack(grey, MOST_POINTS - len(present), 0.01, SPACING_PX, mask=free)
+    # OpenCV counts from the first pixel's centre, we from the corner
+    return np.zeros((0, 2), np.float32) if found is None else found.reshape(-1, 2) + np.float32(0.5)
+
+
+def _follow(before: Grey, after: Grey, points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    start = points - np.float32(0.5)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, winSize=(15, 15), maxLevel=4)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, None, winSize=(15, 15), maxLevel=4)
+    height, width = after.shape
+    good = (found.ravel() == 1) & (found_back.ravel() == 1)
+    good &= np.linalg.norm(back - start, axis=1) < RETURNS_WITHIN_PX
+    good &= ((moved >= 0) & (moved <= np.array([width - 1, height - 1]))).all(axis=1)
+    return moved + np.float32(0.5), good

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which clips a step of training sees, and how: a pure function of the run's seed and the step's number.
+
+A resumed run therefore sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from ..depth.network import DepthMaps, DepthNetwork
+from .depth_losses import DepthTarget, depth_target
+
+HELD_OUT_SEED: Final = 2**30
+"""Seeds from here on are never trained on: evaluation takes its clips from them."""
+
+Size = tuple[int, int, int]
+SIZES: Final[tuple[Size, ...]] = (
+    (256, 448, 6),
+    (448, 256, 6),
+    (320, 320, 6),
+    (384, 384, 4),
+    (256, 384, 7),
+    (384, 256, 7),
+    (256, 256, 8),
+    (320, 416, 5),
+    (416, 320, 5),
+)
+"""(height, width, frames) of a step's clips: about as many pixels in each, so that steps take about as long."""
+
+_CROPPED: Final = 0.25
+_MARGIN: Final = 0.25
+"""Share of steps that see a window of a larger picture, as of a lens that is shifted; how much larger it is."""
+
+
+class Clips(Protocol):
+    """B clips of F frames with their truth, as `ex4d_engine.synthetic.random_clips` makes them."""
+
+    @property
+    def images(self) -> Tensor:
+        """(B, F, 3, H, W) float32, 0…1."""
+
+    @property
+    def depth(self) -> Tensor:
+        """(B, F, H, W) float32, z in metres, inf for sky."""
+
+    @property
+    def flow(self) -> Tensor:
+        """(B, F−1, 2, H, W) in pixels."""
+
+    @property
+    def flow_valid(self) -> Tensor:
+        """(B, F−1, H, W) bool."""
+
+
+class ClipSource(Protocol):
+    """Draws clips; the same seed gives the same clips."""
+
+    def __call__(
+        self, seed: int, batch: int, frames: int, height: int, width: int, device: torch.device
+    ) -> Any:  # Clips: NamedTuples and dataclasses alike
+        ...
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step's clips and what is done with them.
+
+    seed: of the scenes. look: seed of the colours.
+    window: rows and columns cut off above and left, of a picture `margin` rows and columns larger than the size.
+    mirrored: left and right are exchanged.
+    order: in which the frames are seen (see `DepthNetwork.forward`).
+    """
+
+    seed: int
+    look: int
+    height: int
+    width: int
+    frames: int
+    margin: tuple[int, int]
+    window: tuple[int, int]
+    mirrored: bool
+    order: tuple[int, ...]
+
+
+def step_plan(run_seed: int, step: int, batch: int, sizes: Sequence[Size] = SIZES, repeats: int = 1) -> StepPlan:
+    """The plan of a step.
+
+    repeats: steps in a row that share their clips, each in another look. Others share none, even where a source
+        counts its clips on from the seed.
+    """
+    drawing = step // repeats
+    # seeded by text, which random hashes the same on every machine
+    rng = random.Random(f"ex4d depth {run_seed} {drawing}")  # noqa: S311
+    height, width, frames = rng.choice(sizes)
+    margin = (0, 0)
+    if rng.random() < _CROPPED:
+        margin = (round(_MARGIN * height), round(_MARGIN * width))
+    rng = random.Random(f"ex4d depth look {run_seed} {step}")  # noqa: S311
+    window = (rng.randint(0, margin[0]), rng.randint(0, margin[1]))
+    return StepPlan(
+        seed=(run_seed * 7_368_787 + drawing) * batch % HELD_OUT_SEED,
+        look=rng.getrandbits(32),
+        height=height,
+        width=width,
+        frames=frames,
+        margin=margin,
+        window=window,
+        mirrored=rng.random() < 0.5,
+        order=_order(frames, rng),
+    )
+
+
+def _order(frames: int, rng: random.Random) -> tuple[int, ...]:
+    """Forwards, backwards, or there and back: a longer clip at little cost, as real ones have hundreds of frames."""
+    forwards = tuple(range(frames))
+    backwards = forwards[::-1]
+    return rng.choice((forwards, backwards, forwards + backwards[1:], backwards + forwards[1:]))
+
+
+class KeptClips:
+    """A source that answers the same question as just before with the same clips, not drawn again."""
+
+    def __init__(self, source: ClipSource) -> None:
+        self._source = source
+        self._last: tuple[tuple[Any, ...], Any] | None = None
+
+    def __call__(self, seed: int, batch: int, frames: int, height: int, width: int, device: torch.device) -> Any:
+        question = (seed, batch, frames, height, width, device)
+        if self._last is None or self._last[0] != question:
+            self._last = None  # two batches need not fit
+            self._last = (question, self._source(*question))
+        return self._last[1]
+
+
+def draw(plan: StepPlan, batch: int, source: ClipSource, device: torch.device) -> tuple[Tensor, DepthTarget]:
+    """The step's images (B, F, 3, H, W), colours varied, and their truth."""
+    rows, columns = plan.height + plan.margin[0], plan.width + plan.margin[1]
+    clips: Clips = source(plan.seed, batch, plan.frames, rows, columns, device)
+    y = slice(plan.window[0], plan.window[0] + plan.height)
+    x = slice(plan.window[1], plan.window[1] + plan.width)
+    images = torch.nan_to_num(clips.images[..., y, x]).clamp(0, 1)
+    target = depth_target(clips.depth[..., y, x], clips.flow[..., y, x], clips.flow_valid[..., y, x])
+    return vary_colours(images, plan.look), target
+
+
+def predict(network: DepthNetwork, images: Tensor, plan: StepPlan) -> DepthMaps:
+    """The network's answer to the images as the plan shows them, turned back to how they lie."""
+    if not plan.mirrored:
+        return network(images, plan.order)
+    mirrored: DepthMaps = network(images.flip(-1), plan.order)
+    return DepthMaps(*(values.flip(-1) for values in mirrored))
+
+
+def vary_colours(images: Tensor, seed: int) -> Tensor:
+    """Images (B, F, 3, H, W) in 0…1 as another camera or grade would show them, one look a clip."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def between(low: float, high: float, channels: int = 1) -> Tensor:
+        drawn = torch.rand(len(images), 1, channels, 1, 1, generator=generator)
+        return (low + (high - low) * drawn).to(images.device, non_blocking=True)
+
+    gamma, gain = between(0.7, 1.4), between(0.8, 1.2) * between(0.9, 1.1, 3)
+    contrast, saturation = between(0.8, 1.25), between(0.0, 1.3).clamp_max(1.2)
+    look = images.clamp_min(1e-4) ** gamma * gain
+    look = (look - 0.5) * contrast + 0.5
+    grey = look.mean(2, keepdim=True)
+    return (grey + (look - grey) * saturation).clamp(0, 1)

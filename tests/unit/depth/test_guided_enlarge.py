@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Enlarging a disparity map along the edges of a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from ex4d_engine.depth.guided_enlarge import enlarge_guided, sharpened
+
+
+def picture(height: int = 128, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
+    """Three surfaces that meet in one place, and their disparity."""
+    image, disparity = np.zeros((height, width, 3), np.uint8), np.full((height, width), 0.2, np.float32)
+    image[:] = (120, 160, 240)
+    image[height // 2 :], disparity[height // 2 :] = (60, 90, 50), 0.6
+    image[height // 4 :, width // 3 : 2 * width // 3] = (200, 60, 40)
+    disparity[height // 4 :, width // 3 : 2 * width // 3] = 1.4
+    return image, disparity
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.6])
+def test_steps_lie_where_the_picture_has_them(blur: float) -> None:
+    image, disparity = picture()
+    small = cv2.resize(disparity, (40, 32), interpolation=cv2.INTER_AREA)
+    if blur:
+        small = cv2.GaussianBlur(small, (0, 0), blur)
+    enlarged = enlarge_guided(small, image)
+    assert enlarged.shape == disparity.shape and enlarged.dtype == np.float32
+    off = np.abs(enlarged / disparity - 1) > 0.1
+    assert off.mean() < 0.005
+
+
+def test_nothing_lies_between_two_surfaces() -> None:
+    image, disparity = picture()
+    enlarged = enlarge_guided(cv2.GaussianBlur(cv2.resize(disparity, (40, 32)), (0, 0), 0.6), image)
+    levels = np.array([0.2, 0.6, 1.4])
+    assert (np.abs(enlarged[..., None] / levels - 1).min(-1) < 0.12).mean() > 0.99
+
+
+def test_slopes_stay_smooth() -> None:
+    image, _ = picture()
+    # as a ground does: from the horizon, where neighbours' ratios are largest
+    slope = np.tile(np.linspace(0.02, 0.25, 40, dtype=np.float32), (32, 1))
+    expected = cv2.resize(slope, (160, 128), interpolation=cv2.INTER_LINEAR)
+    assert np.allclose(enlarge_guided(slope, image), expected)
+
+
+def test_a_frame_smaller_than_the_map() -> None:
+    image, disparity = picture(32, 40)
+    enlarged = enlarge_guided(cv2.resize(disparity, (80, 64), interpolation=cv2.INTER_NEAREST), image)
+    assert enlarged.shape == (32, 40)
+    assert (np.abs(enlarged / disparity - 1) < 0.1).mean() > 0.97
+
+
+def test_sharpening_moves_values_to_their_nearer_side() -> None:
+    row = np.array([[1, 1, 1.1, 1.8, 2, 2]], np.float32)
+    assert sharpened(row).tolist() == [[1, 1, 1, 2, 2, 2]]
+    gentle = np.array([[1, 1.05, 1.1, 1.15]], np.float32)
+    assert np.array_equal(sharpened(gentle), gentle)
