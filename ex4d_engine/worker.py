@@ -36,7 +36,16 @@ from .places import keep_models_s
 from .progress import Silent
 
 PRESETS: Final = ("preview", "draft", "final", "fast")
-DEPTH_SOURCES: Final = ("rough-pictorial", "file")
+DEPTH_SOURCES: Final = (
+    "rough-pictorial",
+    "file",
+    "bundled",
+    "depth-anything-v2",
+    "depth-anything-3",
+    "video-depth-anything",
+    "depth-pro",
+    "depthcrafter",
+)
 HEARTBEAT_S: Final = 1.0
 PROGRESS_INTERVAL_S: Final = 0.1
 EXIT_GRACE_S: Final = 5.0
