@@ -23,10 +23,15 @@ from . import jobs, take_list
 # `//` paths are relative to the .blend, as everywhere in Blender
 BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 
-# identifiers are the engine's own names (ex4d_engine/worker.py)
+# identifiers are the engine's own names (ex4d_engine/worker.py); new ones go last, as .blend files keep the place
 DEPTH_SOURCES = (
     ("rough-pictorial", "Rough, from the Picture", "No model: ground, sky and moving things are told apart by eye"),
     ("file", "Depth Files", "Depth maps that you bring: EXR, PNG or NPY files, or a depth video"),
+    ("depth-anything-v2", "Depth Anything V2", "Downloaded network, frame by frame. Small: Apache-2.0"),
+    ("depth-anything-3", "Depth Anything 3", "Downloaded network that finds lens and camera too. Apache-2.0"),
+    ("video-depth-anything", "Video Depth Anything", "Downloaded network, steady over time. Apache-2.0"),
+    ("depth-pro", "Depth Pro", "Downloaded network, in metres, finds the lens. For research only"),
+    ("depthcrafter", "DepthCrafter", "Downloaded video diffusion model, slow. For academic use only"),
 )
 DEPTH_MEANINGS = (
     ("z", "Distance", "Distance along the camera's axis"),
