@@ -57,8 +57,8 @@ class NetworkShape:
 class DepthMaps(NamedTuple):
     """What the network says of frames; each (..., H, W) float32.
 
-    inverse_depth: ≥ 0, in a scale of the clip's own; 0 is infinitely far as well as the network could learn it.
-    log_error: logarithm of the error it expects of itself, in mean absolute deviations of the clip's inverse depth.
+    inverse_depth: ≥ 0, about 1 in the mean over the clip; 0 is infinitely far as well as the network could learn it.
+    log_error: logarithm of the error that it expects of its inverse depth's logarithm.
     sky: logit of being sky.
     """
 

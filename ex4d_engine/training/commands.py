@@ -37,8 +37,11 @@ def add_depth_options(parser: argparse.ArgumentParser) -> None:
     end.add_argument("--minutes", type=float, metavar="M", help="the run's whole length (default: 20)")
     end.add_argument("--steps", type=int, metavar="N", help="its length in steps instead")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    parser.add_argument("--pictures", action="store_true", help="single pictures instead of clips: a first stage")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, as of a first stage")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="clips a step")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="steps in a row on the same clips")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="new clips every N steps")
+    parser.add_argument("--pool", type=int, default=1, metavar="N", help="drawings kept for the steps between")
     parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -59,6 +62,7 @@ def add_lora_options(parser: argparse.ArgumentParser) -> None:
 def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
     """Runs `ex4d train depth`."""
     from ..synthetic import random_clips
+    from .depth_clips import PICTURE_SIZES, SIZES
     from .depth_trainer import DepthTraining, train_depth
 
     minutes = 20.0 if options.minutes is None and options.steps is None else options.minutes
@@ -68,10 +72,14 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
         steps=options.steps,
         batch=options.batch,
         repeats=options.repeats,
+        pool=options.pool,
+        start=options.start,
+        sizes=PICTURE_SIZES if options.pictures else SIZES,
         device=options.device,
         seed=options.seed,
         learning_rate=options.learning_rate,
         checkpoint_s=options.checkpoint_seconds,
+        held_out=32 if options.pictures else 6,
     )
     weights = train_depth(settings, reporter, random_clips, resume=options.resume)
     print(json.dumps({"weights": str(weights)}, ensure_ascii=False))

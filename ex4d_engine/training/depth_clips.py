@@ -34,6 +34,9 @@ SIZES: Final[tuple[Size, ...]] = (
 )
 """(height, width, frames) of a step's clips: about as many pixels in each, so that steps take about as long."""
 
+PICTURE_SIZES: Final[tuple[Size, ...]] = ((192, 320, 1), (320, 192, 1), (256, 256, 1))
+"""For a first stage: what one picture tells of depth is learnt from many scenes, sooner than from many frames."""
+
 _CROPPED: Final = 0.25
 _MARGIN: Final = 0.25
 """Share of steps that see a window of a larger picture, as of a lens that is shifted; how much larger it is."""
@@ -89,13 +92,18 @@ class StepPlan:
     order: tuple[int, ...]
 
 
-def step_plan(run_seed: int, step: int, batch: int, sizes: Sequence[Size] = SIZES, repeats: int = 1) -> StepPlan:
+def step_plan(
+    run_seed: int, step: int, batch: int, sizes: Sequence[Size] = SIZES, repeats: int = 1, pool: int = 1
+) -> StepPlan:
     """The plan of a step.
 
-    repeats: steps in a row that share their clips, each in another look. Others share none, even where a source
-        counts its clips on from the seed.
+    repeats: every so many steps new clips are drawn, and seen at once; the steps between see clips from among the
+        last `pool` drawings again, each time in another look. Drawings share no clip, even where a source counts its
+        clips on from the seed.
     """
     drawing = step // repeats
+    if step % repeats:
+        drawing = max(0, drawing - random.Random(f"ex4d depth pool {run_seed} {step}").randrange(pool))  # noqa: S311
     # seeded by text, which random hashes the same on every machine
     rng = random.Random(f"ex4d depth {run_seed} {drawing}")  # noqa: S311
     height, width, frames = rng.choice(sizes)
@@ -125,18 +133,20 @@ def _order(frames: int, rng: random.Random) -> tuple[int, ...]:
 
 
 class KeptClips:
-    """A source that answers the same question as just before with the same clips, not drawn again."""
+    """A source that remembers its last answers, and does not draw them again."""
 
-    def __init__(self, source: ClipSource) -> None:
+    def __init__(self, source: ClipSource, count: int = 1) -> None:
         self._source = source
-        self._last: tuple[tuple[Any, ...], Any] | None = None
+        self._count = count
+        self._kept: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, seed: int, batch: int, frames: int, height: int, width: int, device: torch.device) -> Any:
         question = (seed, batch, frames, height, width, device)
-        if self._last is None or self._last[0] != question:
-            self._last = None  # two batches need not fit
-            self._last = (question, self._source(*question))
-        return self._last[1]
+        if question not in self._kept:
+            while len(self._kept) >= self._count:  # before the new one is drawn: memory is what there is little of
+                del self._kept[next(iter(self._kept))]
+            self._kept[question] = self._source(*question)
+        return self._kept[question]
 
 
 def draw(plan: StepPlan, batch: int, source: ClipSource, device: torch.device) -> tuple[Tensor, DepthTarget]:

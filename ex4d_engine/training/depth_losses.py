@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the depth network is taught: inverse depth up to one scale and one shift a clip, and steady over time.
+"""What the depth network is taught: inverse depth whose mean over the clip is 1, and steady over time.
 
-One scale and shift for all frames of a clip, never one a frame: a network that flickers is punished for it.
+A clip has no scale that could be seen, so the truth is brought to one that is a function of what is seen: 1 is the
+mean over the clip's solid pixels. The network aims at it directly. To divide the network's answer by its own spread
+instead, as MiDaS does, gives nearly flat answers, which every training begins with, gradients without bound: measured
+here, they drowned all others and nothing was learnt. One scale for all frames of a clip, never one a frame: a network
+that flickers is punished for it.
 """
 
 from __future__ import annotations
@@ -15,17 +19,20 @@ from torch.nn import functional
 
 from ..depth.network import DepthMaps
 
-_SOFTENING = 0.05
-"""Of the clip's mean inverse depth, added before logarithms: beyond 20 times the mean distance all is far."""
+_SOFTENING = 0.1
+"""Added to inverse depth, whose mean is 1, before logarithms: beyond 10 times the mean distance all is far."""
+
+_SCALES_ALLOWED = (0.2, 5.0)
+"""Of the fit that forgives scale and shift: an answer that says nothing is not blown up to one that does."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """How much each part counts in the sum."""
 
+    level: float = 1.0
     affine: float = 1.0
     gradient: float = 1.0
-    ratio: float = 0.5
     temporal: float = 1.0
     error: float = 0.1
     sky: float = 0.2
@@ -50,9 +57,9 @@ class DepthTarget(NamedTuple):
 class LossParts(NamedTuple):
     """Scalars, unweighted, in the order of `LossWeights`."""
 
+    level: Tensor
     affine: Tensor
     gradient: Tensor
-    ratio: Tensor
     temporal: Tensor
     error: Tensor
     sky: Tensor
@@ -74,14 +81,14 @@ def depth_target(depth: Tensor, flow: Tensor, flow_valid: Tensor) -> DepthTarget
 def depth_losses(maps: DepthMaps, target: DepthTarget) -> LossParts:
     """How far the network's maps (B, F, H, W) are from the truth."""
     solid = target.known & ~target.sky
-    said = normalised(maps.inverse_depth, solid)
-    true = normalised(target.inverse_depth, solid)
-    difference = (said - true) * target.known
+    true = canonical(target.inverse_depth, solid)
+    said_level, true_level = torch.log(maps.inverse_depth + _SOFTENING), torch.log(true + _SOFTENING)
+    difference = (said_level - true_level) * target.known
     return LossParts(
-        affine=_mean(difference.abs(), target.known),
+        level=_mean(difference.abs(), target.known),
+        affine=affine_loss(maps.inverse_depth, true, solid),
         gradient=gradient_loss(difference, target.known),
-        ratio=ratio_loss(maps.inverse_depth, target),
-        temporal=temporal_loss(said, true, target),
+        temporal=temporal_loss(said_level, true_level, target),
         # Knowing its own error must not change the depth.
         error=_mean(difference.detach().abs() * torch.exp(-maps.log_error) + maps.log_error, target.known),
         sky=_mean(
@@ -91,19 +98,25 @@ def depth_losses(maps: DepthMaps, target: DepthTarget) -> LossParts:
     )
 
 
-def normalised(values: Tensor, solid: Tensor) -> Tensor:
-    """Values (B, F, H, W) of each clip with median 0 and mean absolute deviation 1 over its solid pixels (B, F, H, W).
+def canonical(inverse_depth: Tensor, solid: Tensor) -> Tensor:
+    """Inverse depth (B, F, H, W), each clip's mean over its solid pixels brought to 1. All sky stays 0."""
+    mean = _mean(inverse_depth, solid, by_clip=True).clamp_min(1e-6)
+    return inverse_depth / mean[:, None, None, None]
 
-    The normalisation of MiDaS (Ranftl et al. 2020), for a clip instead of a picture. Scale and shift fall out.
+
+def affine_loss(said: Tensor, true: Tensor, solid: Tensor) -> Tensor:
+    """Mean error of inverse depth (B, F, H, W) after the best scale and shift a clip, in mean deviations of the truth.
+
+    No gradient goes through the fit: it says what an answer was worth, not how to please it.
     """
-    # A quarter of the pixels says the same of a clip.
-    part, mask = values[..., ::2, ::2], solid[..., ::2, ::2]
-    holed = torch.where(mask, part, torch.full_like(part, torch.nan))
-    median = torch.nan_to_num(holed.flatten(1).nanmedian(dim=1).values)[:, None, None, None]
-    deviation = _mean((part - median).abs(), mask, by_clip=True)[:, None, None, None]
-    # A flat wall has no deviation to speak of: its noise is not to be blown up.
-    floor = 1e-3 * median.abs() + 1e-6
-    return (values - median) / torch.maximum(deviation, floor)
+    with torch.no_grad():
+        said_mean, true_mean = (_mean(values, solid, by_clip=True)[:, None, None, None] for values in (said, true))
+        off = said - said_mean
+        covariance = _mean(off * (true - true_mean), solid, by_clip=True)
+        variance = _mean(off * off, solid, by_clip=True)
+        scale = (covariance / variance.clamp_min(1e-4)).clamp(*_SCALES_ALLOWED)[:, None, None, None]
+        deviation = _mean((true - true_mean).abs(), solid, by_clip=True).clamp_min(0.1)[:, None, None, None]
+    return _mean((scale * (said - said_mean) + true_mean - true).abs() / deviation, solid)
 
 
 def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4) -> Tensor:
@@ -119,25 +132,8 @@ def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4) -> Tensor:
     return total / scales
 
 
-def ratio_loss(inverse_depth: Tensor, target: DepthTarget) -> Tensor:
-    """Error of the logarithm up to one scale and no shift: ties the network's 0 to infinity, and far things down.
-
-    Without it a z could not be told from the network's answer. The scale itself is drawn, weakly, to where the mean
-    is 1.
-    """
-    solid = target.known & ~target.sky
-    said_mean = _mean(inverse_depth, solid, by_clip=True).clamp_min(1e-6)
-    true_mean = _mean(target.inverse_depth, solid, by_clip=True).clamp_min(1e-6)
-    said = inverse_depth / said_mean[:, None, None, None]
-    true = target.inverse_depth / true_mean[:, None, None, None]
-    off = (torch.log(said + _SOFTENING) - torch.log(true + _SOFTENING)).abs()
-    # A clip of sky alone has no mean.
-    some = solid.flatten(1).any(1)
-    return _mean(off, target.known & some[:, None, None, None]) + 0.01 * _mean(said_mean.log() ** 2, some)
-
-
 def temporal_loss(said: Tensor, true: Tensor, target: DepthTarget) -> Tensor:
-    """How differently normalised depth (B, F, H, W) changes along the true flow from how it should."""
+    """How differently the logarithm (B, F, H, W) changes along the true flow from how it should."""
     if said.shape[1] < 2:
         return said.new_zeros(())
     height, width = said.shape[-2:]

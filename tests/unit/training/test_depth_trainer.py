@@ -23,7 +23,7 @@ from ex4d_engine.training.depth_trainer import (
     CHECKPOINT_NAME,
     WEIGHTS_NAME,
     DepthTraining,
-    chosen_device,
+    new_run,
     rate_at,
     train_depth,
 )
@@ -129,13 +129,6 @@ def test_a_run_has_one_end(tmp_path: Path, end: dict[str, Any]) -> None:
         DepthTraining(tmp_path, **end)
 
 
-def test_an_unknown_device_is_said() -> None:
-    for name in ("abacus", "cuda:99"):
-        with pytest.raises(Ex4dError) as caught:
-            chosen_device(name)
-        assert caught.value.code == "bad_request"
-
-
 def test_the_rate_rises_and_falls_to_nothing() -> None:
     rates = [rate_at(done / 100) for done in range(101)]
     assert 0 < rates[0] < 0.1 and max(rates) == rates[2] == 1
@@ -163,6 +156,29 @@ def test_repeated_steps_share_their_clips_in_another_look() -> None:
     assert one.look != two.look
 
 
+def test_steps_between_drawings_see_the_pool_again() -> None:
+    plans = [step_plan(0, step, 4, repeats=4, pool=8) for step in range(400)]
+    fresh = [plan.seed for plan in plans[::4]]
+    assert len(set(fresh)) == 100
+    for step, plan in enumerate(plans):
+        assert plan.seed in fresh[max(0, step // 4 - 7) : step // 4 + 1]
+    assert len({plan.seed for plan in plans[201:204]} - {plans[200].seed}) >= 1
+
+
+def test_single_pictures_are_a_stage_too(tmp_path: Path) -> None:
+    watch = Watch()
+    weights = train_depth(run(tmp_path, sizes=((32, 64, 1), (64, 32, 1)), steps=2), watch, stand_in_clips)
+    assert load_weights(weights).shape == SHAPE
+    assert "AbsRel" in watch.lines[-1] and "temporal nan" in watch.lines[-1]
+
+
+def test_a_run_can_begin_with_weights(tmp_path: Path) -> None:
+    first = train_depth(run(tmp_path / "first", steps=1), Silent(), stand_in_clips)
+    begun = new_run(run(tmp_path, start=first), CPU).network.state_dict()
+    trained = load_weights(first).state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in trained.items())
+
+
 def test_kept_clips_are_drawn_once() -> None:
     seeds = []
 
@@ -170,10 +186,12 @@ def test_kept_clips_are_drawn_once() -> None:
         seeds.append(seed)
         return stand_in_clips(seed, *rest)
 
-    kept = KeptClips(counted)
-    for seed in (1, 1, 2, 1):
-        assert torch.equal(kept(seed, 1, 2, 32, 32, CPU).images, stand_in_clips(seed, 1, 2, 32, 32, CPU).images)
-    assert seeds == [1, 2, 1]
+    for count, drawn in ((1, [1, 2, 1]), (2, [1, 2])):
+        kept = KeptClips(counted, count)
+        for seed in (1, 1, 2, 1):
+            assert torch.equal(kept(seed, 1, 2, 32, 32, CPU).images, stand_in_clips(seed, 1, 2, 32, 32, CPU).images)
+        assert seeds == drawn
+        seeds.clear()
 
 
 def test_a_window_cuts_pictures_and_truth_alike() -> None:
