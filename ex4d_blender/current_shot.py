@@ -40,6 +40,11 @@ def scene_again(name: str) -> bpy.types.Scene:
     return scene
 
 
+def why_no_clip(scene: bpy.types.Scene) -> str:
+    """Why there is no clip to work with; "" when one is chosen."""
+    return "" if scene.ex4d.clip_path else "Choose a clip first"
+
+
 def why_no_shot(scene: bpy.types.Scene) -> str:
     """Why there is no shot to work with; "" when there is one."""
     root = shot_root(scene)

@@ -12,6 +12,7 @@ import bpy.utils.previews
 from ..ex4d_engine.errors import Ex4dError
 from . import jobs
 from .current_shot import active_take
+from .depth_choice import VARIANT_PROPERTIES, restriction
 from .operators.engine import download_command
 from .properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, TURNING_MOVES, scene_rate
 
@@ -100,6 +101,10 @@ class Source(Section):
         if settings.use_frame_rate:
             layout.prop(settings, "frame_rate", placeholder=scene_rate(context.scene))
         layout.prop(settings, "depth_source")
+        if settings.depth_source in VARIANT_PROPERTIES:
+            layout.prop(settings, VARIANT_PROPERTIES[settings.depth_source])
+        if limits := restriction(settings):
+            layout.label(text=f"Licensed {limits}: accept when downloading", icon="INFO")
         if settings.depth_source == "file":
             layout.prop(settings, "depth_path")
             layout.prop(settings, "depth_meaning")

@@ -18,7 +18,9 @@ from bpy.props import (
     StringProperty,
 )
 
+from ..ex4d_engine.bundled_model import default_preset
 from . import jobs, take_list
+from .depth_choice import DEPTH_ANYTHING_3, DEPTH_ANYTHING_V2
 
 # `//` paths are relative to the .blend, as everywhere in Blender
 BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
@@ -44,10 +46,11 @@ LENS_UNITS = (
 )
 PRESETS = (
     ("preview", "Preview", "Holes filled from other frames and from around: no diffusion, seconds, to judge a move"),
-    ("draft", "Draft", "The small bundled diffusion model"),
+    ("draft", "Draft", "The small diffusion model that comes with the add-on: minutes on any machine, less detail"),
     ("final", "Final", "Wan2.1 14B with the EX-4D adapter, 25 steps"),
     ("fast", "Fast", "The same with a step-distillation adapter, 4 steps"),
 )
+DEFAULT_PRESET = default_preset()
 DIFFUSION_PRESETS = ("draft", "final", "fast")  # the others draw nothing by diffusion
 DIFFUSION_OPTIONS = ("tier", "detail", "steps")  # properties of `Ex4dSettings`, named as the engine's options
 TIERS = (
@@ -120,6 +123,8 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         name="Frame Rate", description="Frames per second, such as 24 or 24000/1001; empty: the scene's"
     )
     depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default="rough-pictorial")
+    depth_anything_v2_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_V2, default="small")
+    depth_anything_3_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_3, default="base")
     depth_path: StringProperty(
         name="Depth Files",
         description="A folder, any file of a sequence, an NPY or NPZ stack, or a depth video",
@@ -229,7 +234,7 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     include_cg: BoolProperty(
         name="Other Objects", description="Draw the scene's other objects too, with its lamps and world"
     )
-    preset: EnumProperty(name="Preset", items=PRESETS, default="preview")
+    preset: EnumProperty(name="Preset", items=PRESETS, default=DEFAULT_PRESET)
     seed: IntProperty(name="Seed", description="Of every random draw", default=0, min=0)
     tier: EnumProperty(
         name="Memory", description="How the model is kept to fit the graphics card", items=TIERS, default="AUTO"

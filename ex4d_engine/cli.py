@@ -23,7 +23,7 @@ from .reference_paths import REFERENCE_CAMS
 from .torch_environment import prepare_torch
 from .training.commands import add_parser as add_train_parser
 
-# as depth.from_files.Meaning, which is not imported here so that --help comes at once
+# as depth.sources.from_files.Meaning, which is not imported here so that --help comes at once
 DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter")
 
 
@@ -191,7 +191,7 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
 def _add_generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", default="preview", metavar="NAME", help="preview, draft, final or fast")
     command.add_argument("--seed", type=_seed, default=0)
-    group = command.add_argument_group("presets final and fast (default: as the preset was made for)")
+    group = command.add_argument_group("presets draft, final and fast (default: as the preset was made for)")
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     group.add_argument("--guidance", type=float, metavar="SCALE", help="1 is one forward a step")
     group.add_argument("--window", type=int, metavar="N", help="frames denoised at once, 4k+1, such as 49 or 81")
@@ -226,8 +226,8 @@ def _reconstruct(options: argparse.Namespace, reporter: Terminal) -> int:
 def _cuts(options: argparse.Namespace, reporter: Terminal) -> int:
     from .stages import find_shots
 
-    shots = find_shots(options.video, reporter, first_number=options.start_number)
-    _print(clip=options.video, shots=shots)
+    found = find_shots(options.video, reporter, first_number=options.start_number)
+    _print(clip=options.video, shots=found.shots, dissolves=found.dissolves)
     return 0
 
 

@@ -112,11 +112,17 @@ def _room() -> list[str]:
 
 
 def _presets() -> list[str]:
-    """Whether the models of each preset are here; whether they fit in memory is said when one is started."""
-    from .stages.diffusion_presets import MODELS_OF, preset_models
+    """Whether `draft` could start here and the models of the others are here; whether those fit in memory is said
+    when one is started."""
+    from .stages.diffusion_presets import MODELS_OF, check_preset, preset_models
     from .stages.generate_options import GenerateOptions
 
-    lines = ["  preset   preview: works here", "  preset   draft: this version ships without its model"]
+    lines = ["  preset   preview: works here"]
+    try:
+        check_preset("draft", GenerateOptions())
+        lines.append("  preset   draft: works here")
+    except Ex4dError as error:
+        lines.append(f"  preset   draft: {error}")
     for name in MODELS_OF:
         try:
             preset_models(name, GenerateOptions())

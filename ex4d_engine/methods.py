@@ -6,7 +6,7 @@ Methods and their parameters, as JSON ("?" may be left out or null):
                first_number?, fps?, focal_mm?, sensor_mm?, poses?, scene_scale?, measured?, cuts?
                                               → shot, frames, size
                stages.ReconstructSettings by name
-  find_shots   source, first_number?          → shots: [[first, last], …] in the clip's own frame numbers
+  find_shots   source, first_number?          → shots, dissolves: [[first, last], …] in the clip's own frame numbers
   render       shot, take                     → take
   generate     shot, take, preset, seed?, options?  → take, result
                options: stages.generate_options.GenerateOptions by name
@@ -142,7 +142,8 @@ def _reconstruct(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _find_shots(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from . import stages
 
-    return {"shots": stages.find_shots(params["source"], reporter, first_number=params.get("first_number"))}
+    found = stages.find_shots(params["source"], reporter, first_number=params.get("first_number"))
+    return {"shots": found.shots, "dissolves": found.dissolves}
 
 
 def _render(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

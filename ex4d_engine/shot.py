@@ -45,6 +45,7 @@ class Plate:
     source_first, stride: file number n holds the clip's own frame source_first + (n - first) * stride.
     fps: frames per second of the decoded files (the clip's rate divided by the stride), exact.
     cuts: file numbers that begin another shot of an edited clip, rising; empty for one shot.
+    dissolves: (first, last) file numbers between two shots that are of neither; the cut is after the last.
     """
 
     path: str  # of the clip, as a record; never opened again
@@ -57,6 +58,7 @@ class Plate:
     stride: int = 1
     notes: tuple[str, ...] = ()
     cuts: tuple[int, ...] = ()
+    dissolves: tuple[tuple[int, int], ...] = ()
 
     @property
     def numbers(self) -> range:
@@ -278,6 +280,7 @@ def save_shot(shot: Shot) -> None:
             "stride": shot.plate.stride,
             "notes": list(shot.plate.notes),
             "cuts": list(shot.plate.cuts),
+            "dissolves": [list(numbers) for numbers in shot.plate.dissolves],
         }
     if shot.geometry is not None:
         document["geometry"] = {
@@ -329,7 +332,15 @@ def _plate_from(data: dict[str, Any]) -> Plate:
         stride=fields.integer(data, "stride", 1),
         notes=tuple(fields.as_text(note, "notes") for note in fields.items(data, "notes")),
         cuts=tuple(fields.integer({"cuts": cut}, "cuts", 0) for cut in fields.items(data, "cuts")),
+        dissolves=tuple(_dissolve_from(pair) for pair in fields.items(data, "dissolves")),
     )
+
+
+def _dissolve_from(pair: Any) -> tuple[int, int]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError("dissolves is not a list of pairs")
+    first, last = (fields.integer({"dissolves": number}, "dissolves", 0) for number in pair)
+    return first, last
 
 
 def _geometry_from(data: dict[str, Any]) -> Geometry:

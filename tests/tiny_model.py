@@ -9,12 +9,13 @@ pipeline = load_pipeline(folder, adapter, dtype=torch.float32, device="cpu", rep
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessorPil,
@@ -25,9 +26,11 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from ex4d_engine.diffusion.bundled_codec import BundledCodec
 from ex4d_engine.diffusion.camera_encoder import CameraEncoder
 from ex4d_engine.diffusion.checkpoints import ADAPTER_NAME, LORA_TARGETS, save_adapter
 from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
+from ex4d_engine.training.bundled_folder import write_bundled_folder
 
 TEXT_WIDTH = 24
 IMAGE_WIDTH = 32
@@ -45,6 +48,14 @@ TRANSFORMER: dict[str, Any] = {
     "image_dim": IMAGE_WIDTH,
     "added_kv_proj_dim": 24,
     "rope_max_seq_len": 64,
+}
+CODEC_CHANNELS = 48
+BUNDLED_TRANSFORMER: dict[str, Any] = {
+    **{name: value for name, value in TRANSFORMER.items() if name != "added_kv_proj_dim"},
+    "in_channels": CODEC_CHANNELS + 4 + CODEC_CHANNELS,
+    "out_channels": CODEC_CHANNELS,
+    "text_dim": 8,
+    "image_dim": None,
 }
 VAE: dict[str, Any] = {
     "base_dim": 3,
@@ -112,11 +123,16 @@ def save_model_folder(folder: Path, seed: int = 0) -> Path:
 def transformer_with_adapter(rank: int = 4, seed: int = 1) -> tuple[Ex4dTransformer3DModel, CameraEncoder]:
     """A transformer with a LoRA attached and its camera encoder, all random, none of it zero."""
     torch.manual_seed(seed)
-    transformer = Ex4dTransformer3DModel(**TRANSFORMER)
+    return _with_adapter(Ex4dTransformer3DModel(**TRANSFORMER), 16, rank)
+
+
+def _with_adapter(
+    transformer: Ex4dTransformer3DModel, channels: int, rank: int
+) -> tuple[Ex4dTransformer3DModel, CameraEncoder]:
     transformer.add_adapter(
         LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS), init_lora_weights=False), ADAPTER_NAME
     )
-    camera_encoder = CameraEncoder(16, 20, transformer.width)
+    camera_encoder = CameraEncoder(channels, 20, transformer.width)
     torch.nn.init.normal_(camera_encoder.latent_patch_embedding.weight, std=0.2)
     return transformer, camera_encoder
 
@@ -125,6 +141,21 @@ def save_adapter_file(path: Path, rank: int = 4, seed: int = 1) -> Path:
     """Writes an EX-4D adapter for the model folder, with the published checkpoint's names."""
     save_adapter(path, *transformer_with_adapter(rank, seed))
     return path
+
+
+def save_bundled_folder(folder: Path, rank: int = 4, seed: int = 0) -> Path:
+    """Writes a model folder as the bundled one: its own codec, a constant prompt, the adapter in it, no encoders."""
+    torch.manual_seed(seed)
+    codec = BundledCodec(encoder_widths=(4, 4, 8), decoder_widths=(8, 4, 4), decoder_blocks=1)
+    for layer in (codec.encoder.leave, codec.decoder.leave):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    adapter, camera = _with_adapter(Ex4dTransformer3DModel(**BUNDLED_TRANSFORMER), CODEC_CHANNELS, rank)
+    with TemporaryDirectory() as temporary:
+        save_adapter(Path(temporary) / "ex4d.safetensors", adapter, camera)
+        tensors = load_file(Path(temporary) / "ex4d.safetensors")
+    transformer = Ex4dTransformer3DModel(**BUNDLED_TRANSFORMER)
+    write_bundled_folder(folder, codec, transformer, tensors, torch.zeros(1, 1, BUNDLED_TRANSFORMER["text_dim"]))
+    return folder
 
 
 def save_fast_lora_file(path: Path, rank: int = 2, seed: int = 2) -> Path:

@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("blender_manifest.toml", "__init__.py", "LICENSE", "requirements/engine.txt")
 FOLDERS = ("ex4d_blender", "ex4d_engine")
-LEFT_OUT = ("__pycache__", "assets")  # the demo's clip is of no use inside Blender
+LEFT_OUT = ("__pycache__", "courtyard.mp4")  # the demo's clip is of no use inside Blender
+WEIGHTS = ".safetensors"  # no smaller when compressed, and much slower
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -34,7 +35,7 @@ def build_extension(output: Path) -> Path:
     with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for path in members:
             entry = zipfile.ZipInfo(path.relative_to(ROOT).as_posix(), EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if path.suffix == WEIGHTS else zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes())
     return output

@@ -14,7 +14,8 @@ from ...ex4d_engine.files import prepare_folder
 from ...ex4d_engine.shot import Shot, load_shot
 from .. import mesh_import, take_list
 from ..compat import absolute_path, blend_path
-from ..current_shot import scene_again, shot_root
+from ..current_shot import scene_again, shot_root, why_no_clip
+from ..depth_choice import variant_options
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 from ..properties import scene_rate
@@ -31,8 +32,8 @@ class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
         settings = context.scene.ex4d
-        if not settings.clip_path:
-            return "Choose a clip first"
+        if reason := why_no_clip(context.scene):
+            return reason
         if settings.depth_source == "file" and not settings.depth_path:
             return "Choose the depth files first"
         return ""
@@ -44,9 +45,8 @@ class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
 def reconstruct_steps(context: bpy.types.Context) -> Steps:
     """Reconstructs the scene's clip as its settings say, and imports what is new."""
     scene_name = context.scene.name
-    settings = context.scene.ex4d
-    root = shot_root(context.scene) or default_shot_root(absolute_path(settings.clip_path))
-    before = _shot_there(root, absolute_path(settings.clip_path))
+    root = wanted_shot_root(context.scene)
+    before = _shot_there(root, absolute_path(context.scene.ex4d.clip_path))
     prepare_folder(root)  # a folder that cannot be written is said before any work starts
     result = yield EngineRequest("reconstruct", reconstruct_params(context.scene, root))
 
@@ -62,6 +62,11 @@ def reconstruct_steps(context: bpy.types.Context) -> Steps:
     return f"{result['frames']} frames reconstructed in {root}"
 
 
+def wanted_shot_root(scene: bpy.types.Scene) -> Path:
+    """The folder of the clip's shot: the one that is set, else one beside the clip."""
+    return shot_root(scene) or default_shot_root(absolute_path(scene.ex4d.clip_path))
+
+
 def default_shot_root(clip: Path) -> Path:
     """Beside the clip, named after it."""
     name = clip.stem.rstrip("0123456789").rstrip("._- ") or clip.stem
@@ -71,7 +76,7 @@ def default_shot_root(clip: Path) -> Path:
 def reconstruct_params(scene: bpy.types.Scene, root: Path) -> dict[str, Any]:
     """The parameters of the engine's method `reconstruct` for a scene's settings."""
     settings = scene.ex4d
-    depth_options: dict[str, Any] = {}
+    depth_options = variant_options(settings)
     if settings.depth_source == "file":
         depth_options = {"path": str(absolute_path(settings.depth_path)), "meaning": settings.depth_meaning}
         if settings.depth_meaning == "normalised_disparity":

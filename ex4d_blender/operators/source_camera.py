@@ -8,11 +8,11 @@ from typing import ClassVar
 import bpy
 
 from ..compat import absolute_path, blend_path
-from ..current_shot import open_shot, scene_again, shot_root, why_not_imported
+from ..current_shot import open_shot, scene_again, why_no_clip, why_not_imported
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob, Explained
 from ..source_camera import camera_to_use, measured_distance, write_tracked_camera
-from .reconstruct import default_shot_root, reconstruct_steps
+from .reconstruct import default_shot_root, reconstruct_steps, wanted_shot_root
 
 
 class EX4D_OT_use_tracked_camera(Explained, bpy.types.Operator):
@@ -28,16 +28,12 @@ class EX4D_OT_use_tracked_camera(Explained, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        if not context.scene.ex4d.clip_path:
-            return "Choose a clip first"
-        return "" if camera_to_use(context) else "Select the tracked camera first"
+        return why_no_clip(context.scene) or ("" if camera_to_use(context) else "Select the tracked camera first")
 
     def work(self, context: bpy.types.Context) -> str:
-        scene, settings = context.scene, context.scene.ex4d
         camera = camera_to_use(context)
-        root = shot_root(scene) or default_shot_root(absolute_path(settings.clip_path))
-        path, numbers = write_tracked_camera(scene, camera, root)
-        settings.poses_path = blend_path(path)
+        path, numbers = write_tracked_camera(context.scene, camera, wanted_shot_root(context.scene))
+        context.scene.ex4d.poses_path = blend_path(path)
         return f"{camera.name} is the camera of the clip's frames {numbers[0]} to {numbers[-1]}: now reconstruct"
 
 
@@ -77,7 +73,7 @@ class EX4D_OT_next_shot_of_clip(EngineJob, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return "" if context.scene.ex4d.clip_path else "Choose a clip first"
+        return why_no_clip(context.scene)
 
     def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
         scene_name, settings = context.scene.name, context.scene.ex4d

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .cues import NEAR, SKY
+from .pictorial.cues import NEAR, SKY
 
 Array = npt.NDArray[np.float32]
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 
 from ..progress import Reporter
+from ..torch_device import torch_device
 from .guided_enlarge import enlarge_guided
 from .network import STRIDE, DepthMaps, DepthNetwork, Memory, folded
-from .network_loading import compute_device
 from .network_weights import load_weights
 from .registry import DepthClip, DepthFrame, PlatePass
 
@@ -76,7 +76,7 @@ class BundledDepth:
             Ex4dError: `model_missing` or `model_invalid` where the weights cannot be used, `bad_request` for a device
                 that is not there.
         """
-        network = folded(load_weights(self._weights)).to(compute_device(self._device))
+        network = folded(load_weights(self._weights)).to(torch_device(self._device))
         return DepthClip(
             frames=_frames(network, plate, frame_count, working_size(size), reporter),
             intrinsics=None,

@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, torch.Tensor]
 
 
-def compute_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first graphics card, else the CPU.
-
-    Raises:
-        Ex4dError: `bad_request` for a device that this machine or this torch does not have.
-    """
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Ex4dError(
-            "bad_request", f"There is no device {name!r} to compute depth on.", "Use auto, cpu or cuda."
-        ) from error
-    return device
-
-
 def one_of(variant: str, variants: Iterable[str], source: str) -> str:
     """`variant` if it is one of `variants`.
 

@@ -85,14 +85,14 @@ class DepthSource(Protocol):
 
 # Imported on demand, so that a source with heavy requirements costs nothing until it is asked for.
 _SOURCES: Final[dict[str, tuple[str, str]]] = {
-    "depth-anything-v2": (".depth_anything", "DepthAnythingV2"),
-    "depth-anything-3": (".depth_anything_3", "DepthAnything3"),
-    "video-depth-anything": (".video_depth_anything", "VideoDepthAnything"),
-    "depth-pro": (".depth_pro", "DepthPro"),
-    "depthcrafter": (".depthcrafter", "DepthCrafter"),
+    "depth-anything-v2": (".sources.depth_anything", "DepthAnythingV2"),
+    "depth-anything-3": (".sources.depth_anything_3", "DepthAnything3"),
+    "video-depth-anything": (".sources.video_depth_anything", "VideoDepthAnything"),
+    "depth-pro": (".sources.depth_pro", "DepthPro"),
+    "depthcrafter": (".sources.depthcrafter", "DepthCrafter"),
     "bundled": (".bundled", "BundledDepth"),
-    "file": (".from_files", "DepthFromFiles"),
-    "rough-pictorial": (".pictorial", "RoughPictorialDepth"),
+    "file": (".sources.from_files", "DepthFromFiles"),
+    "rough-pictorial": (".pictorial.source", "RoughPictorialDepth"),
 }
 
 _PREFERRED: Final = ("depth-anything-v2", "depth-anything-v2-small")

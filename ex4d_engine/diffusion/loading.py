@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.utils import CONFIG_NAME
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
@@ -19,9 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import Ex4dError
 from ..progress import Reporter
+from .bundled_codec import BundledCodec
 from .camera_encoder import CameraEncoder
 from .checkpoints import load_adapter
-from .pipeline import Ex4dPipeline
+from .pipeline import TEXT_TOKENS, Ex4dPipeline
 from .scheduler import FLOW_SHIFT, euler_scheduler
 from .tensor_files import read_tensors
 from .transformer import Ex4dTransformer3DModel
@@ -30,13 +32,24 @@ STOCK_MODEL = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 """Where the published adapter's base model lies on the Hugging Face hub."""
 
 COMPONENTS = ("tokenizer", "text_encoder", "image_encoder", "vae", "transformer")
-"""Sub-folders a model folder must have: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
+"""Sub-folders of a model folder: those of the stock Wan2.1 image-to-video folder in diffusers' layout."""
+
+OPTIONAL_COMPONENTS = ("tokenizer", "text_encoder", "image_encoder")
+"""Those that a folder's model_index.json may declare absent, with nulls for library and class."""
+
+INDEX_FILE = "model_index.json"
+
+PROMPT_FILE = "prompt.safetensors"
+"""In a folder without a text encoder: the one embedding (1, L, text_dim) its model knows, under "prompt_embeds"."""
 
 FAST_NAME = "fast"
 """The step-distillation LoRA's name on the transformer."""
 
 ADAPTER_FILE = "ex4d.safetensors"
 """An adapter that lies in a model folder, as `convert` writes it; it is used where no other is named."""
+
+ADAPTER_FOLDER = "ex4d"
+"""The same in shards, for hosts that take no large files."""
 
 
 def load_pipeline(
@@ -58,10 +71,11 @@ def load_pipeline(
     Args:
         model_folder: a folder in diffusers' layout, stock Wan or saved by `Ex4dPipeline.save_pretrained`.
         adapter: an EX-4D file (LoRA and camera encoder, attached under "ex4d"), or None if the folder has its own
-            camera encoder or `ADAPTER_FILE`, or none is needed.
+            camera encoder or adapter (`folder_adapter`), or none is needed.
         dtype, device: where and in which precision to compute.
         reporter: told of each component; its `check` is called between them.
-        text_encoder: False leaves it and the tokenizer out: embeddings are passed instead.
+        text_encoder: False leaves it and the tokenizer out: embeddings are passed instead. A folder that has none
+            gives none.
         fast_lora: a step-distillation LoRA, attached beside the adapter under "fast".
 
     Raises:
@@ -69,32 +83,30 @@ def load_pipeline(
             fit; `out_of_memory`; `cancelled`.
     """
     check_model_folder(model_folder)
-    if adapter is None and (model_folder / ADAPTER_FILE).is_file():
-        adapter = model_folder / ADAPTER_FILE
-    if adapter is not None and not adapter.is_file():
+    components: dict[str, Any] = dict.fromkeys(OPTIONAL_COMPONENTS)
+    adapter = adapter or folder_adapter(model_folder)
+    if adapter is not None and not adapter.exists():
         raise Ex4dError(
             "model_missing",
             f"There is no EX-4D adapter {adapter}.",
             "Download ex4d.ckpt from EX-4D's authors, or choose the file that holds it.",
         )
-    precisions: dict[str, tuple[type[Any], torch.dtype]] = {
+    kinds: dict[str, tuple[type[Any], torch.dtype]] = {
         "text_encoder": (UMT5EncoderModel, dtype),
         "image_encoder": (CLIPVisionModel, torch.float32),
-        "vae": (AutoencoderKLWan, torch.float32),
+        "vae": (autoencoder_class(model_folder), torch.float32),
         "transformer": (Ex4dTransformer3DModel, dtype),
     }
+    wanted = set(folder_components(model_folder)) - (set() if text_encoder else {"tokenizer", "text_encoder"})
+    precisions = {name: kind for name, kind in kinds.items() if name in wanted}
     if (model_folder / "camera_encoder").is_dir() and adapter is None:
         precisions["camera_encoder"] = (CameraEncoder, torch.float32)
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # the reporter shows ours
-    components: dict[str, Any] = {}
     with _readable(model_folder / "scheduler"):
         components["scheduler"] = euler_scheduler(folder_shift(model_folder))
-    if not text_encoder:
-        components |= {"tokenizer": None, "text_encoder": None}
-        del precisions["text_encoder"]
-    else:
+    if "tokenizer" in wanted:
         with _readable(model_folder / "tokenizer"):
             components["tokenizer"] = AutoTokenizer.from_pretrained(model_folder / "tokenizer", local_files_only=True)
     total = len(precisions) + 1
@@ -104,10 +116,12 @@ def load_pipeline(
         components[name] = load_component(kind, model_folder / name, precision)
     reporter.check()
     if adapter is not None:
-        components["camera_encoder"] = load_adapter(adapter, components["transformer"])
+        components["camera_encoder"] = load_adapter(adapter, components["transformer"]).float()
     reporter.progress("load model", total - 1, total)
     try:
         pipeline = Ex4dPipeline(**components).to(device)
+        if has_constant_prompt(model_folder):
+            pipeline.text_tokens = constant_prompt(model_folder).shape[1]
         if fast_lora is not None:
             attach_fast_lora(pipeline, fast_lora)
     except torch.OutOfMemoryError as error:
@@ -149,20 +163,86 @@ def _no_fast_lora(path: Path, why: str) -> Ex4dError:
 
 def check_model_folder(folder: Path) -> None:
     """Raises `model_missing` unless `folder` has every component, each with its files."""
-    hint = (
-        f"Download it with `hf download {STOCK_MODEL} --local-dir FOLDER`, or choose the folder that holds "
-        f"{', '.join(COMPONENTS)}."
-    )
+    components = folder_components(folder)
+    source = f"Download it with `hf download {STOCK_MODEL} --local-dir FOLDER`"
+    if components != COMPONENTS:
+        source = "Install this model again"
+    hint = f"{source}, or choose the folder that holds {', '.join(components)}."
     if not folder.is_dir():
         raise Ex4dError("model_missing", f"There is no model folder {folder}.", hint)
-    missing = [name for name in COMPONENTS if not any((folder / name).glob("*.json"))]
+    missing = [name for name in components if not any((folder / name).glob("*.json"))]
     missing += [
         f"{name}/*.safetensors"
-        for name in COMPONENTS[1:]
-        if name not in missing and not any((folder / name).glob("*.safetensors"))
+        for name in components
+        if name not in ("tokenizer", *missing) and not any((folder / name).glob("*.safetensors"))
     ]
+    if "text_encoder" not in components and not has_constant_prompt(folder):
+        missing.append(PROMPT_FILE)
     if missing:
         raise Ex4dError("model_missing", f"The model folder {folder} lacks {', '.join(missing)}.", hint)
+
+
+def folder_components(folder: Path) -> tuple[str, ...]:
+    """Those of `COMPONENTS` that a model folder has to have; all of them where it has no model_index.json.
+
+    Raises:
+        Ex4dError: `model_invalid` for an index that cannot be read.
+    """
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return COMPONENTS
+    with _readable(path):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(index, dict):
+            raise ValueError("it holds no object")
+    absent = {name for name in OPTIONAL_COMPONENTS if name in index and index[name] in (None, [None, None])}
+    return tuple(name for name in COMPONENTS if name not in absent)
+
+
+def folder_adapter(folder: Path) -> Path | None:
+    """The EX-4D adapter that lies in a model folder, a file or a folder of shards; None where it has none."""
+    candidates = (folder / ADAPTER_FILE, folder / ADAPTER_FOLDER)
+    return next((path for path in candidates if path.exists()), None)
+
+
+def has_constant_prompt(folder: Path) -> bool:
+    """Whether the folder's model knows no text but one embedding."""
+    return (folder / PROMPT_FILE).is_file()
+
+
+def constant_prompt(folder: Path) -> torch.Tensor:
+    """The embedding (1, L, text_dim) float32 that stands for every prompt.
+
+    Raises:
+        Ex4dError: `model_missing`, `model_invalid`.
+    """
+    path = folder / PROMPT_FILE
+    embeds = read_tensors(path).get("prompt_embeds")
+    if embeds is None or embeds.ndim != 3 or not 1 <= embeds.shape[1] <= TEXT_TOKENS:
+        raise Ex4dError(
+            "model_invalid", f"{path} holds no text embedding.", "Download or install this part of the model again."
+        )
+    return embeds[:1].float()
+
+
+def autoencoder_class(folder: Path) -> type[Any]:
+    """The class of a model folder's autoencoder, as its configuration names it.
+
+    Raises:
+        Ex4dError: `model_invalid` for one that cannot be read or is of another kind.
+    """
+    path = folder / "vae" / CONFIG_NAME
+    with _readable(path):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        name = config.get("_class_name") if isinstance(config, dict) else None
+    for kind in (AutoencoderKLWan, BundledCodec):
+        if name == kind.__name__:
+            return kind
+    raise Ex4dError(
+        "model_invalid",
+        f"{folder / 'vae'} holds an autoencoder of another kind ({name}).",
+        "Choose a model folder of Wan2.1, or install the bundled model again.",
+    )
 
 
 def folder_shift(folder: Path) -> float:

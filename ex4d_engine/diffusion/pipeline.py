@@ -37,16 +37,16 @@ class Conditioning:
 
     Attributes:
         condition: (1, 20, f, h, w) first-frame mask and latents.
-        image_embeds: (1, 257, image_dim) CLIP features of the first frame.
+        image_embeds: (1, 257, image_dim) CLIP features of the first frame; None for a transformer that takes none.
         ray_latent: (1, width, f/p, h/p, w/p) of the camera encoder.
     """
 
     condition: torch.Tensor
-    image_embeds: torch.Tensor
+    image_embeds: torch.Tensor | None
     ray_latent: torch.Tensor
 
     def to(self, device: torch.device | str) -> Conditioning:
-        return Conditioning(self.condition.to(device), self.image_embeds.to(device), self.ray_latent.to(device))
+        return Conditioning(self.condition.to(device), _on(self.image_embeds, device), self.ray_latent.to(device))
 
 
 class Ex4dPipeline(WanImageToVideoPipeline):
@@ -59,7 +59,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         tokenizer, text_encoder: UMT5; both None if only embeddings are ever passed.
         vae: the Wan video autoencoder.
         scheduler: flow-matching Euler, see `scheduler.euler_scheduler`.
-        image_encoder: CLIP's vision half.
+        image_encoder: CLIP's vision half; None where the transformer takes no image features.
         transformer: the denoiser, with the EX-4D LoRA attached or fused.
         camera_encoder: belongs to the LoRA; None in a stock Wan folder, which then cannot generate.
     """
@@ -68,10 +68,12 @@ class Ex4dPipeline(WanImageToVideoPipeline):
     text_encoder: UMT5EncoderModel
     vae: AutoencoderKLWan
     scheduler: FlowMatchEulerDiscreteScheduler
-    image_encoder: CLIPVisionModel
+    image_encoder: CLIPVisionModel | None
     transformer: Ex4dTransformer3DModel
     camera_encoder: CameraEncoder
     _current_timestep: torch.Tensor | None
+    text_tokens: int = TEXT_TOKENS
+    """Rows that text embeddings are padded to: those the transformer was trained with."""
     guidance_group: torch.distributed.ProcessGroup | None = None
     """The ranks that share a guided step's branches, see `parallel.share_work`; None computes both here."""
 
@@ -144,7 +146,8 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             video: (1, 3, F, H, W) in [−1, 1], −1 where unseen; the first frame is the source view.
             mask: (1, 3, F, H, W) in {−1, 1}, 1 where seen.
             prompt, negative_prompt: text; or else
-            prompt_embeds, negative_prompt_embeds: (1, L ≤ 512, text_dim) embeddings, padded with zero rows here.
+            prompt_embeds, negative_prompt_embeds: (1, L ≤ 512, text_dim) embeddings, padded with zero rows here to
+                `text_tokens`.
             num_inference_steps: denoising steps.
             guidance_scale: neg + g·(pos − neg); at 1 there is one forward a step and no negative prompt.
             generator: source of the noise; on the CPU it gives the same noise for every device.
@@ -218,17 +221,18 @@ class Ex4dPipeline(WanImageToVideoPipeline):
                 "Load it together with an EX-4D adapter file.",
             )
         condition, image_embeds = self.encode_first_frame(video)
-        return Conditioning(condition, image_embeds.to(self.transformer.dtype), self.prepare_ray_latent(video, mask))
+        return Conditioning(condition, _on(image_embeds, self.transformer.dtype), self.prepare_ray_latent(video, mask))
 
     @torch.no_grad()
-    def encode_first_frame(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_first_frame(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The first frame of a (1, 3, F, H, W) video as the denoiser sees it.
 
-        Returns: first-frame mask and latents (1, 20, f, h, w) float32, CLIP features (1, 257, image_dim).
+        Returns: first-frame mask and latents (1, 20, f, h, w) float32, CLIP features (1, 257, image_dim), which are
+            None without an image encoder.
         """
         device = self._execution_device
         image = preprocess.first_frame(video)
-        image_embeds = self.encode_image(image, device)
+        image_embeds = None if self.image_encoder is None else self.encode_image(image, device)
         _, condition = self.prepare_latents(
             preprocess.image_tensor(image).to(device),
             batch_size=1,
@@ -292,7 +296,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             conditioning.condition.to(latents.device),
             timestep,
             prompt_embeds,
-            conditioning.image_embeds.to(latents.device),
+            _on(conditioning.image_embeds, latents.device),
             conditioning.ray_latent,
             guidance_scale,
             attention_kwargs,
@@ -304,7 +308,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         condition: torch.Tensor,
         timestep: torch.Tensor,
         prompt_embeds: tuple[torch.Tensor, torch.Tensor | None],
-        image_embeds: torch.Tensor,
+        image_embeds: torch.Tensor | None,
         ray_latent: torch.Tensor | None,
         guidance_scale: float = 1.0,
         attention_kwargs: dict[str, Any] | None = None,
@@ -316,7 +320,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             condition: (1, 20, f, h, w) first-frame mask and latents, from `prepare_latents`.
             timestep: scalar float.
             prompt_embeds: positive and, under guidance, negative (1, 512, text_dim).
-            image_embeds: (1, 257, image_dim).
+            image_embeds: (1, 257, image_dim), or None.
             ray_latent: from `prepare_ray_latent`; None predicts as plain Wan does.
             guidance_scale, attention_kwargs: as of `__call__`.
         """
@@ -346,7 +350,7 @@ class Ex4dPipeline(WanImageToVideoPipeline):
         prompt_embeds: torch.Tensor | None,
         negative_prompt_embeds: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Positive and, under guidance, negative embeddings, each (1, 512, text_dim), zero after the text's end."""
+        """Positive and, under guidance, negative embeddings, each (1, text_tokens, text_dim), zero after the text."""
         positive, negative = self.encode_prompt(
             prompt,
             negative_prompt,
@@ -356,13 +360,14 @@ class Ex4dPipeline(WanImageToVideoPipeline):
             max_sequence_length=TEXT_TOKENS,
             device=self._execution_device,
         )
-        positive = _padded_text(positive.to(self._execution_device))
+        positive = _padded_text(positive.to(self._execution_device), self.text_tokens)
         if not self.do_classifier_free_guidance:
             return positive, None
-        return positive, _padded_text(negative.to(self._execution_device))
+        return positive, _padded_text(negative.to(self._execution_device), self.text_tokens)
 
     def encode_image(self, image: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
         """CLIP features (1, 257, image_dim) of an (H, W, 3) uint8 image: the last layer but one, before its norm."""
+        assert self.image_encoder is not None  # the transformer's configuration and the folder agree
         device = device or self._execution_device
         pixels = preprocess.clip_pixel_values(image, self.image_encoder.config.image_size)
         output = self.image_encoder(pixels.to(device, self.image_encoder.dtype), output_hidden_states=True)
@@ -407,9 +412,14 @@ def _check_videos(video: torch.Tensor, mask: torch.Tensor) -> None:
         )
 
 
-def _padded_text(embeds: torch.Tensor) -> torch.Tensor:
-    """(B, 512, D): zero rows appended. The transformer takes no text mask, so a shorter text is silently wrong."""
-    return torch.nn.functional.pad(embeds, (0, 0, 0, TEXT_TOKENS - embeds.shape[1]))
+def _padded_text(embeds: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(B, tokens, D): zero rows appended. The transformer takes no text mask: a shorter text is silently wrong."""
+    return torch.nn.functional.pad(embeds, (0, 0, 0, tokens - embeds.shape[1]))
+
+
+def _on(value: torch.Tensor | None, place: torch.device | torch.dtype | str) -> torch.Tensor | None:
+    """`value` on a device or in a precision; None stays None."""
+    return None if value is None else value.to(place)
 
 
 def _frames_array(video: torch.Tensor, output_type: OutputType) -> np.ndarray:

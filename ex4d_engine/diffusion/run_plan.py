@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from ..errors import Ex4dError
-from .tiers import GIB, TIERS, Precision, Tier, chosen_tier, need_gib
+from .tiers import GIB, TIERS, WORKSPACE_GIB, Precision, Tier, chosen_tier, need_gib
 from .transformer_size import TransformerSize, transformer_size
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 NEEDS_CARD: Final = 2_000_000_000
 """Parameters above which a transformer is refused on a CPU: a step would take hours."""
+SMALL: Final = 200_000_000
+"""Parameters up to which a transformer computes in float32 wherever it runs: half precision would save nothing that
+counts, older graphics cards lack it, and every device gives the same picture."""
+LIBRARIES_GIB: Final = 0.8
+"""Python with torch and diffusers, on a CPU."""
 COMPILE_FROM_FORWARDS: Final = 30
 """Compiling anew took 17 s on an H100 and saves 0.19 s a forward, so it pays from 90; the code is kept for later runs,
 for which loading it pays sooner. Excludes preset fast, of 4 forwards a window."""
@@ -83,11 +88,11 @@ def plan_run(
     Raises:
         Ex4dError: `model_missing`, `model_invalid`; `out_of_memory` with what it would need; `bad_request`.
     """
-    device, size = compute_device(ranks), transformer_size(paths.folder)
-    if device.type == "cuda":
+    size = transformer_size(paths.folder)
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    tier, precision, need = _memory_plan(size, options, tokens, device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    device, tier, precision, need = _placement(size, options, tokens, compute_device(ranks, size))
+    dtype = torch.bfloat16 if device.type == "cuda" and size.parameters > SMALL else torch.float32
     compiled = options.compile == "on" or (
         options.compile == "auto"
         and device.type == "cuda"
@@ -98,11 +103,15 @@ def plan_run(
     return RunPlan(size, tokens, device, dtype, tier, precision, need, compiled)
 
 
-def compute_device(ranks: Ranks | None = None) -> torch.device:
-    """The rank's device, else the first graphics card, else the CPU."""
+def compute_device(ranks: Ranks | None = None, size: TransformerSize | None = None) -> torch.device:
+    """The rank's device, else the first graphics card, else the CPU. Apple's graphics count for a small model only."""
     if ranks is not None:
         return ranks.device
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if size is not None and size.parameters <= SMALL and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_gib: float = 0.0) -> None:
@@ -118,13 +127,30 @@ def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_g
     size = transformer_size(paths.folder)
     if paths.fast_lora is not None and not paths.fast_lora.exists():
         raise Ex4dError("model_missing", f"There is no {paths.fast_lora}.", "Download it, or choose preset final.")
-    _memory_plan(size, options, tokens, compute_device(), held_gib)
+    _placement(size, options, tokens, compute_device(None, size), held_gib)
+
+
+def _placement(
+    size: TransformerSize, options: RuntimeOptions, tokens: int, device: torch.device, held_gib: float = 0.0
+) -> tuple[torch.device, Tier, Precision, float]:
+    """Where and how the transformer is kept, and what it needs. A small one goes to the CPU where others fill the
+    graphics card."""
+    is_small = size.parameters <= SMALL
+    if is_small and device.type == "cuda":
+        options = replace(options, precision="exact")
+    try:
+        return device, *_memory_plan(size, options, tokens, device, held_gib)
+    except Ex4dError as error:
+        if error.code != "out_of_memory" or not is_small or device.type != "cuda" or options.tier != "auto":
+            raise
+    device = torch.device("cpu")
+    return device, *_memory_plan(size, options, tokens, device)
 
 
 def _memory_plan(
     size: TransformerSize, options: RuntimeOptions, tokens: int, device: torch.device, held_gib: float = 0.0
 ) -> tuple[Tier, Precision, float]:
-    arguments = (size.parameters, size.layers, size.width, tokens)
+    arguments = (size.parameters, size.layers, size.width, tokens, size.vae_gib)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -140,15 +166,16 @@ def _memory_plan(
             "preset:preview",
         )
     free = psutil.virtual_memory().available / GIB + held_gib
-    if 2 * need > free:
+    need = 2 * (need - WORKSPACE_GIB) + LIBRARIES_GIB  # float32, and no graphics card's workspace
+    if need > free:
         raise Ex4dError(
             "out_of_memory",
-            f"This model needs about {2 * need:.1f} GiB of memory, and {free:.1f} are free.",
+            f"This model needs about {need:.1f} GiB of memory, and {free:.1f} are free.",
             "Close other programs, or use preset preview.",
             "preset:preview",
         )
     return tier, precision, need
 
 
-def _smallest_need(arguments: tuple[int, int, int, int]) -> float:
+def _smallest_need(arguments: tuple[int, int, int, int, float]) -> float:
     return min(need_gib(tier, tier.precision, *arguments) for tier in TIERS)

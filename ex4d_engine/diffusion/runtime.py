@@ -23,7 +23,7 @@ from ..places import cache_folder
 from ..progress import Reporter
 from .attention import NATIVE, fastest_backend
 from .checkpoints import ADAPTER_NAME
-from .loading import FAST_NAME, load_component, load_pipeline
+from .loading import FAST_NAME, constant_prompt, has_constant_prompt, load_component, load_pipeline
 from .pipeline import TEXT_TOKENS, Ex4dPipeline
 from .placement import compile_blocks, enable_cache, place_transformer
 from .run_plan import ModelPaths, RunPlan, RuntimeOptions, plan_run
@@ -180,6 +180,8 @@ def open_models(
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+        elif device.type == "mps":
+            torch.mps.empty_cache()
 
 
 @contextmanager
@@ -222,6 +224,8 @@ def prompt_embeds(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Embeddings of the prompt and, where `texts` has one, of the negative prompt; those known come from the disk.
 
+    A folder with a constant prompt gives that for every text.
+
     Args:
         folder: the model folder.
         texts: one or two.
@@ -229,6 +233,10 @@ def prompt_embeds(
         reporter: told of them.
         before_encoding: called before the text encoder is loaded, to make room for it.
     """
+
+    if has_constant_prompt(folder):
+        constant = constant_prompt(folder)
+        return constant, constant if len(texts) > 1 else None
 
     def encode(missing: Sequence[str]) -> list[torch.Tensor]:
         before_encoding()
@@ -290,6 +298,8 @@ def device_name(device: torch.device) -> str:
     """What people call the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple graphics (Metal)"
     return f"CPU, {torch.get_num_threads()} threads"
 
 

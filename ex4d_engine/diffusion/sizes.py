@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TRAINED_AREA = 512 * 512
+DRAFT_AREA = 256 * 256
+"""What the small bundled model was trained with."""
 SIZE_MULTIPLE = 16
 """Pixels of one token's side: 8 of the VAE times 2 of the transformer's patch."""
 

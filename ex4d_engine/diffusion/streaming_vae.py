@@ -2,7 +2,8 @@
 """Latents to frames, one latent frame after the other, in memory that does not grow with the clip's length.
 
 The Wan decoder is causal: besides one latent frame it needs only what its convolutions remember of the frames
-before. diffusers keeps that memory too, but gathers all frames on the device before it returns.
+before. diffusers keeps that memory too, but gathers all frames on the device before it returns. The bundled codec
+says itself what it has to remember.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
+from .bundled_codec import BundledCodec
 from .pipeline import Ex4dPipeline
 
 Memory = list[Any]
-"""What each causal convolution of the decoder remembers: a tensor, diffusers' "Rep", or None before the start."""
+"""What each causal convolution of the decoder remembers: a tensor, diffusers' "Rep", or None before the start. Of
+the bundled codec one tensor."""
 
 
 class StreamingDecoder:
@@ -95,7 +98,9 @@ class StreamingDecoder:
         return tiling.blended(vae, rows).clamp(-1, 1)
 
     def _memory_of(self, place: tuple[int, int]) -> Memory:
-        return self._memories.get(place) or [None] * self._pipeline.vae._cached_conv_counts["decoder"]
+        vae = self._pipeline.vae
+        count = 1 if isinstance(vae, BundledCodec) else vae._cached_conv_counts["decoder"]
+        return self._memories.get(place) or [None] * count
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,13 @@ class _Tiling:
 
 
 @apply_forward_hook  # brings an offloaded VAE to the device, as its own `decode` does
-def _decode_one(vae: AutoencoderKLWan, latent: torch.Tensor, memory: Memory, first: bool) -> torch.Tensor:
+def _decode_one(
+    vae: AutoencoderKLWan | BundledCodec, latent: torch.Tensor, memory: Memory, first: bool
+) -> torch.Tensor:
     """The frames of one latent frame; `memory` is brought up to date in place."""
+    if isinstance(vae, BundledCodec):
+        pixels, memory[0] = vae.decode_next(latent, memory[0])
+        return pixels
     return vae.decoder(vae.post_quant_conv(latent), feat_cache=memory, feat_idx=[0], first_chunk=first)
 
 

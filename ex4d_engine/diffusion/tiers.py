@@ -49,7 +49,7 @@ OTHER_MODELS_GIB: Final = 3.6
 WORKSPACE_GIB: Final = 1.5
 """CUDA's context, cuDNN's workspace, fragments."""
 VAE_GIB_PER_MEGAPIXEL: Final = 21.5
-"""The VAE's activations and its memory of earlier frames while it decodes, float32, one latent frame at a time."""
+"""Wan's VAE: its activations and its memory of earlier frames while it decodes, float32, one latent frame at a time."""
 FLOAT8_BYTES: Final = 1.05
 """A parameter's, with the scales of each row and the layers that stay as they are."""
 
@@ -64,7 +64,15 @@ def tier_named(name: str) -> Tier:
     )
 
 
-def need_gib(tier: Tier, precision: Precision, weights: int, layers: int, width: int, tokens: int) -> float:
+def need_gib(
+    tier: Tier,
+    precision: Precision,
+    weights: int,
+    layers: int,
+    width: int,
+    tokens: int,
+    vae_gib: float = VAE_GIB_PER_MEGAPIXEL,
+) -> float:
     """What a run takes of the card, GiB.
 
     Args:
@@ -73,21 +81,31 @@ def need_gib(tier: Tier, precision: Precision, weights: int, layers: int, width:
         layers: its blocks.
         width: its channels.
         tokens: of one window, or of one tile of it.
+        vae_gib: what the VAE needs for a frame of 1024² pixels, GiB.
     """
     weight_bytes = weights * (2 if precision == "exact" else FLOAT8_BYTES)
     if tier.offloaded:
         weight_bytes = 3 * weight_bytes / max(layers, 1)  # the block at work, the next, and what is no block
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
     pixels = tokens * 256 / 13  # of a frame: 16 × 16 to a token, 13 latent frames in the trained window
-    vae = VAE_GIB_PER_MEGAPIXEL * pixels / 2**20
+    vae = vae_gib * pixels / 2**20
     others = OTHER_MODELS_GIB * min(1.0, weights / 14e9) if not tier.small_offloaded else 0.0
     return weight_bytes / GIB + others + max(activations / GIB, vae) + WORKSPACE_GIB
 
 
 def chosen_tier(
-    name: str, precision: str, free_gib: float, weights: int, layers: int, width: int, tokens: int
+    name: str,
+    precision: str,
+    free_gib: float,
+    weights: int,
+    layers: int,
+    width: int,
+    tokens: int,
+    vae_gib: float = VAE_GIB_PER_MEGAPIXEL,
 ) -> tuple[Tier, Precision, float]:
     """The tier asked for, or under "auto" the fastest that fits, with its precision and its need in GiB.
+
+    The numbers from `weights` on are those of `need_gib`.
 
     Raises:
         Ex4dError: `out_of_memory` where it does not fit, whose action is the next smaller tier's name; `bad_request`
@@ -99,7 +117,7 @@ def chosen_tier(
     smallest = float("inf")
     for tier in candidates:
         own: Precision = tier.precision if precision == "auto" else precision  # type: ignore[assignment]
-        need = need_gib(tier, own, weights, layers, width, tokens)
+        need = need_gib(tier, own, weights, layers, width, tokens, vae_gib)
         smallest = min(smallest, need)
         if need <= free_gib:
             return tier, own, need

@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How large a folder's transformer is, read without loading it."""
+"""How large a folder's models are, read without loading them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from ..errors import Ex4dError
 from .loading import check_model_folder
+from .tiers import VAE_GIB_PER_MEGAPIXEL
+
+BUNDLED_CODEC_GIB_PER_MEGAPIXEL: Final = 5.0
+"""The bundled model's codec encodes a whole window of 49 frames at once, in float32."""
 
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """parameters, layers and width of a folder's transformer, from its configuration and files."""
+    """parameters, layers and width of a folder's transformer, from its configuration and files.
+
+    vae_gib: what the VAE beside it needs for a frame of 1024² pixels, GiB.
+    """
 
     parameters: int
     layers: int
     width: int
     heads: int
+    vae_gib: float = VAE_GIB_PER_MEGAPIXEL
 
 
 def transformer_size(folder: Path) -> TransformerSize:
@@ -30,14 +39,21 @@ def transformer_size(folder: Path) -> TransformerSize:
     check_model_folder(folder)
     path = folder / "transformer" / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        is_bundled = _json(folder / "vae" / "config.json").get("_class_name") == "BundledCodec"
+        config = _json(path)
         heads, head = int(config["num_attention_heads"]), int(config["attention_head_dim"])
         layers, ffn = int(config["num_layers"]), int(config["ffn_dim"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        attention = 8 if config.get("image_dim") is None else 10
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Ex4dError(
             "model_invalid", f"{path} could not be read ({error}).", "Download this part of the model again."
         ) from error
     width = heads * head
     # self- and cross-attention, two more of the latter for the image, feed-forward, and outside the time projection
-    parameters = layers * (10 * width * width + 2 * width * ffn) + 8 * width * width
-    return TransformerSize(parameters, layers, width, heads)
+    parameters = layers * (attention * width * width + 2 * width * ffn) + 8 * width * width
+    vae_gib = BUNDLED_CODEC_GIB_PER_MEGAPIXEL if is_bundled else VAE_GIB_PER_MEGAPIXEL
+    return TransformerSize(parameters, layers, width, heads, vae_gib)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

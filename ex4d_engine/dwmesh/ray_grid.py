@@ -27,6 +27,7 @@ from .topology import Topology, border_loop, closed_grid, reference_grid
 RINGS = 2
 APEX_SHARE = 1.25  # the fan's vertex lies behind the far surface, so that the fan is no flat sheet
 REFERENCE_RING_Z = 100.0
+_BAND_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,25 @@ def ray_grid(width: int, height: int, intrinsics: NDArray[np.float64], far: floa
     rows, columns = height + 2 * RINGS, width + 2 * RINGS
     across, pixel_columns = _ringed(width)
     down, pixel_rows = _ringed(height)
-    rays = pixel_rays(intrinsics, across[None, :], down[:, None])
-    pinned = np.zeros((rows, columns))
-    pinned[[0, -1], :] = pinned[:, [0, -1]] = far
-    uv = np.stack(np.broadcast_arrays(across[None, :] / width, down[:, None] / height), axis=-1)
-    pixels = np.stack(np.broadcast_arrays(pixel_columns[None, :], pixel_rows[:, None])[::-1], axis=-1)
-    axis = pixel_rays(intrinsics, np.array(width / 2), np.array(height / 2))
-    return RayGrid(
-        topology=closed_grid(rows, columns),
-        rays=np.concatenate([rays.reshape(-1, 3), axis[None]]).astype(np.float32),
-        pixels=np.concatenate([pixels.reshape(-1, 2), [[0, 0]]]).astype(np.int32),
-        pinned=np.append(pinned, APEX_SHARE * far).astype(np.float32),
-        uv=np.concatenate([uv.reshape(-1, 2), [[0.0, 0.0]]]).astype(np.float32),
-        plate_size=(width, height),
-    )
+    count = rows * columns + 1  # the last one closes the fan
+    rays, pinned = np.empty((count, 3), np.float32), np.zeros(count, np.float32)
+    pixels, uv = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.float32)
+    # filled in place, the rays by bands: in float64 those of an 8K plate alone would take 2 GB on the way
+    for top in range(0, rows, _BAND_ROWS):
+        band = slice(top, min(top + _BAND_ROWS, rows))
+        rays[band.start * columns : band.stop * columns] = pixel_rays(
+            intrinsics, across[None, :], down[band, None]
+        ).reshape(-1, 3)
+    rays[-1] = pixel_rays(intrinsics, np.array(width / 2), np.array(height / 2))
+    ring = pinned[:-1].reshape(rows, columns)
+    ring[[0, -1], :] = ring[:, [0, -1]] = far
+    pinned[-1] = APEX_SHARE * far
+    for plane, horizontal, vertical in (
+        (uv[:-1].reshape(rows, columns, 2), across / width, down / height),
+        (pixels[:-1].reshape(rows, columns, 2)[..., ::-1], pixel_columns, pixel_rows),
+    ):
+        plane[..., 0], plane[..., 1] = horizontal[None, :], vertical[:, None]
+    return RayGrid(closed_grid(rows, columns), rays, pixels, pinned, uv, plate_size=(width, height))
 
 
 def reference_ray_grid(width: int, height: int, intrinsics: NDArray[np.float64]) -> RayGrid:

@@ -43,7 +43,7 @@ def closed_grid(rows: int, columns: int) -> Topology:
     loop = border_loop(rows, columns)
     apex = np.full_like(loop, rows * columns)
     fan = np.stack([loop, np.roll(loop, -1), apex], axis=1)
-    return Topology(rows, columns, np.concatenate([_grid(rows, columns), fan]).astype(np.int32))
+    return Topology(rows, columns, _faces(rows, columns, fan))
 
 
 def reference_grid(rows: int, columns: int) -> Topology:
@@ -51,7 +51,7 @@ def reference_grid(rows: int, columns: int) -> Topology:
     top_left, top_right = 0, columns - 1
     bottom_left, bottom_right = (rows - 1) * columns, rows * columns - 1
     cap = np.array([[top_left, top_right, bottom_left], [top_right, bottom_right, bottom_left]])
-    return Topology(rows, columns, np.concatenate([_grid(rows, columns), cap]).astype(np.int32))
+    return Topology(rows, columns, _faces(rows, columns, cap))
 
 
 def corner_classes(topology: Topology) -> NDArray[np.int32]:
@@ -74,10 +74,16 @@ def border_loop(rows: int, columns: int) -> NDArray[np.int32]:
     return np.concatenate([index[0, :-1], index[:-1, -1], index[-1, :0:-1], index[:0:-1, 0]])
 
 
-def _grid(rows: int, columns: int) -> NDArray[np.int32]:
+def _faces(rows: int, columns: int, closing: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The grid's faces and the closing ones behind them, in one array that is filled in place: 8K has 66 million."""
     index = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     top_left, top_right = index[:-1, :-1], index[:-1, 1:]
     bottom_left, bottom_right = index[1:, :-1], index[1:, 1:]
-    first = np.stack([top_left, bottom_left, top_right], axis=-1)
-    second = np.stack([bottom_left, bottom_right, top_right], axis=-1)
-    return np.stack([first, second], axis=2).reshape(-1, 3)
+    count = 2 * top_left.size
+    faces = np.empty((count + len(closing), 3), np.int32)
+    cells = faces[:count].reshape(rows - 1, columns - 1, 2, 3)
+    for number, corners in enumerate(((top_left, bottom_left, top_right), (bottom_left, bottom_right, top_right))):
+        for place, corner in enumerate(corners):
+            cells[:, :, number, place] = corner
+    faces[count:] = closing
+    return faces

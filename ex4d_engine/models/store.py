@@ -221,10 +221,18 @@ def checksums(name: str, reporter: Reporter | None = None, place: Path | None = 
     lock = read_lock(download_folder(name)) if place is None and name not in registrations() else None
     if lock is not None:
         return {file: entry.sha256 for file, entry in sorted(lock.files.items())}
-    files = model_files(model, path)
-    progress = ByteProgress(reporter or Silent(), "check files", sum(file.stat().st_size for file in files.values()))
+    return file_checksums(model_files(model, path), reporter or Silent())
+
+
+def file_checksums(files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
+    """SHA-256 of each file by the same name, remembered as long as its size and time stay.
+
+    Raises:
+        Ex4dError: `cancelled`.
+    """
+    progress = ByteProgress(reporter, "check files", sum(file.stat().st_size for file in files.values()))
     remembered = _remembered()
-    result = {file: _checksum(place, remembered, progress) for file, place in files.items()}
+    result = {name: _checksum(place, remembered, progress) for name, place in files.items()}
     _remember(remembered)
     return result
 

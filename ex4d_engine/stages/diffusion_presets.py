@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Presets `final` and `fast`: which models they need, and that a run of them could start. Loads no torch by itself."""
+"""Presets of a diffusion model: which models they need, and that a run of them could start. Loads no torch itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..bundled_model import bundled_folder, has_bundled_model
 from ..errors import Ex4dError
 from ..models import store
 from ..models.own_adapters import adapter_path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 BASE, ADAPTER, FAST_LORA = "wan2.1-i2v-14b-480p", "ex4d-lora", "wan2.1-fast-lora"
 MODELS_OF: Final[dict[str, tuple[str, ...]]] = {"final": (BASE, ADAPTER), "fast": (BASE, ADAPTER, FAST_LORA)}
+"""The models to be downloaded, by preset."""
+BUNDLED: Final = "ex4d-draft"
+"""What takes call the model that comes with the engine; it is in no registry, as nobody has to get it."""
+DIFFUSION_PRESETS: Final = ("draft", *MODELS_OF)
 LATENTS_NAME: Final = "latents"
 
 
@@ -45,6 +50,8 @@ def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
     Raises:
         Ex4dError: `model_missing` naming each that is not here and the commands that bring them; `model_invalid`.
     """
+    if preset == "draft":
+        return _draft_models(options)
     found: dict[str, Path | None] = {}
     missing = []
     for name in MODELS_OF[preset]:
@@ -77,9 +84,23 @@ def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
     return PresetModels(folder, found[ADAPTER], found.get(FAST_LORA))
 
 
+def _draft_models(options: GenerateOptions) -> PresetModels:
+    if options.model is None and not has_bundled_model():
+        raise Ex4dError(
+            "model_missing",
+            "Preset draft needs the bundled small model, which is not installed: this version ships without it.",
+            "Use preset preview until then.",
+            action="preset:preview",
+        )
+    folder = Path(options.model).expanduser().absolute() if options.model else bundled_folder()
+    return PresetModels(folder, adapter_path(options.adapter) if options.adapter else None, None)
+
+
 def _holds_adapter(folder: Path) -> bool:
     """As in a folder that `ex4d models convert` or `save_pretrained` made."""
-    return (folder / "ex4d.safetensors").is_file() or (folder / "camera_encoder").is_dir()
+    return (folder / "ex4d.safetensors").is_file() or any(
+        (folder / name).is_dir() for name in ("ex4d", "camera_encoder")
+    )
 
 
 def check_preset(preset: str, options: GenerateOptions) -> None:
@@ -119,6 +140,8 @@ def fill(preset: str, shot: Shot, take: Take, reporter: Reporter, options: Gener
     """
     from .diffusion_run import DiffusionJob, run_job
 
+    if unused := options.unused(preset):
+        reporter.log(f"The model of preset {preset} knows no text: it has no use for {', '.join(unused)}.")
     chosen = options.resolved(preset)
     models = preset_models(preset, options)
     checksums = model_checksums(preset, models, options, reporter)
@@ -134,7 +157,11 @@ def fill(preset: str, shot: Shot, take: Take, reporter: Reporter, options: Gener
 def model_checksums(
     preset: str, models: PresetModels, options: GenerateOptions, reporter: Reporter
 ) -> dict[str, dict[str, str]]:
-    """SHA-256 of every file that a run reads, by the registry's model name."""
+    """SHA-256 of every file that a run reads, by the model's name."""
+    if preset == "draft":
+        files = {BUNDLED: store.file_checksums(folder_files(models.folder), reporter)}
+        own_adapter = models.adapter
+        return files if own_adapter is None else {**files, ADAPTER: store.checksums(ADAPTER, reporter, own_adapter)}
     places: dict[str, Path | None] = {
         BASE: models.folder,
         ADAPTER: models.adapter,
@@ -146,3 +173,10 @@ def model_checksums(
         for name in MODELS_OF[preset]
         if (place := places[name]) is not None
     }
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """What a run may read of a model folder, by name relative to it, with `/`."""
+    kinds = (".json", ".safetensors")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in kinds and path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in files}

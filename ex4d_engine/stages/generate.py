@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from ..raster.opengl import device_name
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
-from .diffusion_presets import MODELS_OF, check_preset, fill
+from .diffusion_presets import DIFFUSION_PRESETS, check_preset, fill
 from .generate_options import GenerateOptions
 from .interrupted import interrupted_take
 from .render import CONDITIONING, MeshFrames, is_of_this_shot, open_meshes, with_seconds
@@ -81,7 +81,7 @@ def generate(
 
 def generation_settings(preset: str, seed: int, options: GenerateOptions | None = None) -> dict[str, Any]:
     """What makes a take's result out of its conditioning, for its record: every default is filled in."""
-    if preset not in MODELS_OF:
+    if preset not in DIFFUSION_PRESETS:
         return {"preset": preset, "seed": seed}
     return {"preset": preset, "seed": seed, **(options or GenerateOptions()).resolved(preset).to_json()}
 
@@ -194,24 +194,13 @@ def _needs_nothing(_: GenerateOptions) -> None:
     """`preview` works wherever the engine does."""
 
 
-def _draft_is_missing(*_: object) -> NoReturn:
-    raise Ex4dError(
-        "model_missing",
-        "Preset draft needs the bundled small model, which is not installed: this version ships without it.",
-        "Use preset preview until then.",
-        action="preset:preview",
-    )
-
-
 def _by_diffusion(name: str) -> Preset:
     return Preset(check=partial(check_preset, name), fill=partial(fill, name))
 
 
 PRESETS: Final[dict[str, Preset]] = {
     "preview": Preset(check=_needs_nothing, fill=_preview),
-    "draft": Preset(check=_draft_is_missing, fill=_draft_is_missing),
-    "final": _by_diffusion("final"),
-    "fast": _by_diffusion("fast"),
+    **{name: _by_diffusion(name) for name in DIFFUSION_PRESETS},
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .. import json_fields as fields
-from ..diffusion.sizes import TRAINED_AREA
+from ..diffusion.sizes import DRAFT_AREA, TRAINED_AREA
 from ..errors import Ex4dError
 
 TIERS: Final = ("auto", "48", "24", "16", "12")
@@ -81,17 +81,20 @@ class GenerateOptions:
             ) from error
 
     def resolved(self, preset: str) -> GenerateOptions:
-        """The options with every default of the preset filled in; model and adapter stay as they are."""
+        """The options with every default of the preset filled in; model and adapter stay as they are.
+
+        What a preset that knows no text has no use for (`unused`) is as without it.
+        """
         from ..diffusion.runtime import NEGATIVE_PROMPT, PROMPT
 
-        steps, guidance = DEFAULTS[preset]
+        own = DEFAULTS[preset]
         defaults = GenerateOptions(
-            steps=steps,
-            guidance=guidance,
+            steps=own.steps,
+            guidance=own.guidance,
             window=49,
             overlap=13,
-            erosion=4,
-            area=TRAINED_AREA,
+            erosion=own.erosion,
+            area=own.area,
             detail="none",
             tier="auto",
             precision="auto",
@@ -99,10 +102,18 @@ class GenerateOptions:
             compile="auto",
             cache="none",
             gpus=1,
-            prompt=PROMPT,
-            negative_prompt=NEGATIVE_PROMPT,
+            prompt=PROMPT if own.knows_text else "",
+            negative_prompt=NEGATIVE_PROMPT if own.knows_text else "",
         )
-        return dataclasses.replace(defaults, **self.to_json())
+        unused = self.unused(preset)
+        return dataclasses.replace(
+            defaults, **{name: value for name, value in self.to_json().items() if name not in unused}
+        )
+
+    def unused(self, preset: str) -> list[str]:
+        """Names of options that are given and that the preset has no use for."""
+        without_text = {} if DEFAULTS[preset].knows_text else {"guidance": 1.0, "prompt": "", "negative_prompt": ""}
+        return [name for name, value in without_text.items() if getattr(self, name) not in (None, value)]
 
     def detail_area(self, width: int, height: int) -> int | None:
         """Pixels of the second pass's frame; None without one."""
@@ -111,8 +122,26 @@ class GenerateOptions:
         return width * height if self.detail == "full" else round(float(str(self.detail)) * 1e6)
 
 
-DEFAULTS: Final = {"final": (25, 5.0), "fast": (4, 1.0)}
-"""Steps and guidance of each preset: what its weights were made for."""
+@dataclass(frozen=True)
+class PresetDefaults:
+    """What a preset's weights were made for.
+
+    steps, guidance, area, erosion: as of `GenerateOptions`; erosion keeps its share of the frame at every area.
+    knows_text: whether its model takes prompts.
+    """
+
+    steps: int
+    guidance: float
+    area: int = TRAINED_AREA
+    erosion: int = 4
+    knows_text: bool = True
+
+
+DEFAULTS: Final = {
+    "draft": PresetDefaults(4, 1.0, area=DRAFT_AREA, erosion=2, knows_text=False),
+    "final": PresetDefaults(25, 5.0),
+    "fast": PresetDefaults(4, 1.0),
+}
 
 
 def _whole(least: int, most: int) -> Callable[[dict[str, Any], str], int]:

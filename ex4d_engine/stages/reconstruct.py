@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,8 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         reporter.log(f"The clip is taken at {settings.fps} frames a second, as asked.")
     (shot.root / "plate").mkdir(exist_ok=True)
     count = 0
-    finder = CutFinder()
+    fps = (info.fps if settings.fps is None else frame_rate(settings.fps)) / settings.stride
+    finder = CutFinder(float(fps))
     with BackgroundWriter() as writer:
         for frame in reader:
             reporter.check()
@@ -143,7 +144,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
         shot,
         plate=Plate(
             path=settings.source,
-            fps=(info.fps if settings.fps is None else frame_rate(settings.fps)) / settings.stride,
+            fps=fps,
             first=frames.start,
             count=count,
             width=info.width,
@@ -152,6 +153,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
             stride=settings.stride,
             notes=(*info.notes, *reader.notes),
             cuts=tuple(finder.cuts()),
+            dissolves=tuple((found.first, found.last) for found in finder.dissolves()),
         ),
     )
     save_shot(shot)
@@ -171,14 +173,16 @@ def _refuse_cuts(settings: ReconstructSettings, plate: Plate) -> None:
     if not plate.cuts or settings.cuts == "ignore":
         return
     offset = plate.source_first - plate.first * plate.stride
-    shots = [
-        f"{first * plate.stride + offset} to {last * plate.stride + offset}"
-        for first, last in shot_ranges(plate.numbers, plate.cuts)
-    ]
+
+    def said(ranges: Sequence[tuple[int, int]]) -> list[str]:
+        return [f"{first * plate.stride + offset} to {last * plate.stride + offset}" for first, last in ranges]
+
+    shots = said(shot_ranges(plate.numbers, plate.cuts, plate.dissolves))
+    mixed = f" ({', '.join(said(plate.dissolves))} dissolve)" if plate.dissolves else ""
     first, _, last = shots[0].partition(" to ")
     raise Ex4dError(
         "has_cuts",
-        f"{Path(plate.path).name} is edited from {len(shots)} shots: frames {', '.join(shots)}.",
+        f"{Path(plate.path).name} is edited from {len(shots)} shots: frames {', '.join(shots)}{mixed}.",
         f"Choose one of them as the range (--first {first} --last {last}), or keep them together (--cuts ignore).",
         "ex4d.next_shot_of_clip",
     )
@@ -322,9 +326,10 @@ def shot_ray_grid(shot: Shot) -> RayGrid:
 def _write_mesh(shot: Shot, reporter: Reporter) -> None:
     plate = shot.require_plate()
     (shot.root / "mesh").mkdir(exist_ok=True)
-    grid = shot_ray_grid(shot)
+    is_reference = shot.require_geometry().compat == "reference"
     if not shot.rays_file.is_file():
-        save_ray_grid(grid, shot.rays_file)
+        save_ray_grid(shot_ray_grid(shot), shot.rays_file)
+    grid = shot_ray_grid(shot) if is_reference else None  # of 8K it takes 2 GB: kept only where it is needed
     with BackgroundWriter() as writer:
         for done, number in enumerate(plate.numbers):
             reporter.check()
@@ -335,14 +340,15 @@ def _write_mesh(shot: Shot, reporter: Reporter) -> None:
     reporter.progress("mesh", plate.count, plate.count)
 
 
-def _write_mesh_frame(shot: Shot, grid: RayGrid, number: int) -> None:
+def _write_mesh_frame(shot: Shot, grid: RayGrid | None, number: int) -> None:
+    """grid: of a shot in the reference's geometry."""
     image, depth = read_png(shot.plate_file(number)), read_exr(shot.depth_file(number))
-    if shot.require_geometry().compat == "reference":
+    if grid is not None:
         seen, alpha = reference_seen(grid, depth)
         # its colours fade to black towards flagged vertices: the vertex's colour is black itself
         colour = image[..., :3] * (alpha[..., None] > 0)
     else:
         seen = seen_faces(depth, image[..., 3] if image.shape[2] == 4 else None)
-        colour, alpha = image[..., :3], seen_pixels(seen, *grid.plate_size)
+        colour, alpha = image[..., :3], seen_pixels(seen, image.shape[1], image.shape[0])
     write_png(shot.seen_file(number), seen)
     write_png(shot.albedo_file(number), np.dstack([colour, alpha]))

@@ -31,12 +31,19 @@ def export_adapter(
     Raises:
         Ex4dError: `disk_full`, `read_only`.
     """
+    save_tensors(path, adapter_tensors(tensors, shape, layers))
+
+
+def adapter_tensors(
+    tensors: Mapping[str, Tensor], shape: AdapterShape, layers: Mapping[str, tuple[int, int]]
+) -> dict[str, Tensor]:
+    """The tensors of an EX-4D adapter file in float32; arguments as of `export_adapter`."""
     scale = shape.alpha / shape.rank
     result = {name: value.float() * (scale if ".lora_B." in name else 1) for name, value in tensors.items()}
     for name, (inputs, outputs) in layers.items():
         result.setdefault(f"{name}.lora_A.default.weight", torch.zeros(shape.rank, inputs))
         result.setdefault(f"{name}.lora_B.default.weight", torch.zeros(outputs, shape.rank))
-    save_tensors(path, result)
+    return result
 
 
 def layer_sizes(transformer: nn.Module) -> dict[str, tuple[int, int]]:

@@ -37,7 +37,7 @@ class AdapterNetwork(nn.Module):
         noisy: Tensor,
         timestep: Tensor,
         condition: Tensor,
-        image_embeds: Tensor,
+        image_embeds: Tensor | None,
         text: Tensor,
         colour: Tensor,
         mask: Tensor,
@@ -47,7 +47,8 @@ class AdapterNetwork(nn.Module):
         Args:
             noisy: (B, 16, f, h, w) latents.
             timestep: (B,).
-            condition: (B, 20, f, h, w). image_embeds: (B, 257, image_dim). text: (B, 512, text_dim).
+            condition: (B, 20, f, h, w). text: (B, 512, text_dim).
+            image_embeds: (B, 257, image_dim), None for a base that takes none.
             colour, mask: (B, 16, f, h, w) what the camera encoder reads.
         """
         rays = self.camera_encoder(colour, mask)
@@ -55,7 +56,7 @@ class AdapterNetwork(nn.Module):
             torch.cat([noisy, condition], dim=1).to(self.dtype),
             timestep,
             text.to(self.dtype),
-            image_embeds.to(self.dtype),
+            None if image_embeds is None else image_embeds.to(self.dtype),
             return_dict=False,
             ray_latent=rays,
         )

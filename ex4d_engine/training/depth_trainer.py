@@ -38,6 +38,7 @@ WEIGHTS_NAME: Final = "depth_bundled.safetensors"
 _WARM_UP: Final = 0.02  # of the run
 _AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LARGEST_GRADIENT: Final = 1.0
+_SLOWER: Final = 0.5  # of the learning rate, after a training diverged
 _DISK_BYTES: Final = 200 * 2**20  # two checkpoints and the weights, as one is written beside the last
 
 
@@ -174,27 +175,49 @@ def _train(
     started = clock() - run.seconds
     logged = saved = clock()
     since: list[Tensor] = []
+    pace = 1.0
     while (done := _share_done(settings, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate_at(done)
+            group["lr"] = pace * settings.learning_rate * rate_at(done)
         since.append(_step(settings, run, device, source, scaler, timer))
         run.step += 1
         run.seconds = clock() - started
-        if clock() - logged >= settings.log_s:
-            reporter.log(_line(run, since, timer, settings.batch))
+        to_log, to_save = clock() - logged >= settings.log_s, clock() - saved >= settings.checkpoint_s
+        if (to_log or to_save) and not torch.isfinite(since[-1]).all():
+            _go_back(settings, run, reporter)
+            pace *= _SLOWER
             since.clear()
             logged = clock()
-        if clock() - saved >= settings.checkpoint_s:
+            continue
+        if to_log:
+            reporter.log(_line(run, since, timer, settings.batch))
+            logged = clock()
+        if to_save:
             _save(settings, run)
             if held_out:
                 reporter.log(_score_line(held_out.scores(_depth_network(run.average))))
             saved = clock()
+        if to_log:
+            since.clear()
         reporter.progress("train depth", int(100 * min(1.0, _share_done(settings, run))), 100)
     if since:
         reporter.log(_line(run, since, timer, settings.batch))
     if held_out:
         reporter.log(_score_line(held_out.scores(_depth_network(run.average))))
+
+
+def _go_back(settings: DepthTraining, run: RunState, reporter: Reporter) -> None:
+    """Undoes what was learnt since the last checkpoint: the weights are beyond all numbers.
+
+    Raises:
+        Ex4dError: `bad_request` where there is no checkpoint yet.
+    """
+    step, checkpoint = run.step, settings.out / CHECKPOINT_NAME
+    if not checkpoint.exists():
+        raise Ex4dError("bad_request", f"The training diverged before step {step}.", "Give a smaller learning rate.")
+    load_checkpoint(checkpoint, run, settings.identity())
+    reporter.log(f"The training diverged before step {step}: back to step {run.step}, and slower from there.")
 
 
 def _share_done(settings: DepthTraining, run: RunState) -> float:

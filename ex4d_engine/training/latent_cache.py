@@ -17,14 +17,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModel
 
 from ..diffusion import preprocess
-from ..diffusion.loading import check_model_folder, folder_shift, load_component
+from ..diffusion.loading import autoencoder_class, check_model_folder, folder_shift, load_component
 from ..diffusion.pipeline import TEXT_TOKENS, Ex4dPipeline
 from ..diffusion.runtime import PROMPT, embed_texts
 from ..diffusion.scheduler import euler_scheduler
@@ -227,7 +226,7 @@ def load_encoders(folder: Path, device: torch.device) -> Ex4dPipeline:
     pipeline = Ex4dPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=load_component(AutoencoderKLWan, folder / "vae", torch.float32),
+        vae=load_component(autoencoder_class(folder), folder / "vae", torch.float32),
         scheduler=euler_scheduler(folder_shift(folder)),
         image_encoder=load_component(CLIPVisionModel, folder / "image_encoder", torch.float32),
     )
@@ -249,7 +248,9 @@ def encode_window(
     whole = np.full(frames.shape[:3], 255, np.uint8)
     window, _ = preprocess.conditioning_videos(frames, whole, preprocess.no_erosion(len(frames)))
     condition, image_embeds = encoders.encode_first_frame(window)
-    tensors = {"target": encoders.encode_video(window), "condition": condition, "image_embeds": image_embeds}
+    tensors = {"target": encoders.encode_video(window), "condition": condition}
+    if image_embeds is not None:
+        tensors["image_embeds"] = image_embeds
     for number, mask in enumerate(masks):
         reporter.check()
         rendered = preprocess.conditioning_videos(frames, mask, preprocess.no_erosion(len(frames)))

@@ -19,8 +19,8 @@ from ..errors import Ex4dError
 from ..files import prepare_folder
 from ..models import store
 from ..progress import Reporter
+from ..torch_device import torch_device
 from .clip_folder import Skips
-from .depth_trainer import chosen_device
 from .latent_cache import MaskSource, build_cache
 from .lora_checkpoint import checkpoint_files, require_settings
 from .lora_config import LoraTraining
@@ -62,7 +62,7 @@ def train_lora(
     """
     _check_folder(out, resume)
     _check_batch(training, gpus)
-    where = chosen_device(device)
+    where = torch_device(device, with_mps=False)
     model_folder = model_folder_of(training)
     need = check_machine(training, model_folder, where, gpus)
     job_masks = masks or MixedMasks(training.masks)

@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..diffusion import preprocess
-from ..diffusion.loading import load_component
+from ..diffusion.loading import autoencoder_class, load_component
 from ..diffusion.pipeline import Ex4dPipeline
 from ..diffusion.scheduler import euler_scheduler, set_sampling_steps, training_schedule
 from ..diffusion.streaming_vae import StreamingDecoder
@@ -85,7 +84,7 @@ def side_by_side(
     Raises:
         torch.OutOfMemoryError: there is no room for it beside the training.
     """
-    vae = load_component(AutoencoderKLWan, model_folder / "vae", torch.float32)
+    vae = load_component(autoencoder_class(model_folder), model_folder / "vae", torch.float32)
     pipeline = Ex4dPipeline(None, None, vae, euler_scheduler()).to(device)
     tensors = read_sample(data.validation[number], 0)
     clips = [

@@ -53,6 +53,10 @@ def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None
     row = settings.takes.add()
     row.name = "take_0001"
     seen = drawn()
+    for source in ("depth-anything-v2", "depth-anything-3"):
+        settings.depth_source = source
+        seen |= drawn()
+    settings.depth_source = "file"
     assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount", "frame_rate"} <= seen
     settings.lens_unit, settings.use_scene_scale = "MILLIMETRES", True
     seen |= drawn()

@@ -87,7 +87,7 @@ def drive(options: dict[str, Any], found: dict[str, Any]) -> Iterator[None]:
     yield from pause(4.0)
     screenshot(options["pictures"], "imported")
     with bpy.context.temp_override(**place(area)):
-        bpy.ops.ex4d.generate("INVOKE_DEFAULT")
+        bpy.ops.ex4d.generate("INVOKE_DEFAULT", preset="preview")
     yield from until(lambda: not bpy.context.window_manager.ex4d_job.is_running, "generating ends")
     found["generate_error"] = bpy.context.window_manager.ex4d_job.error
     found["takes"] = [take.name for take in scene.ex4d.takes]

@@ -14,9 +14,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE, ADDON, TOOLS = REPOSITORY / "ex4d_engine", REPOSITORY / "ex4d_blender", REPOSITORY / "tools"
 # what the add-on may import from the engine, and what these may use among themselves
-CONTRACT = {"errors", "files", "shot", "protocol", "cameras", "trajectories"}
+CONTRACT = {"errors", "files", "shot", "protocol", "cameras", "trajectories", "bundled_model"}
 SHARED = CONTRACT | {"json_fields", "camera_frame", "shot_upgrades"}
-STANDARD_ONLY = {"errors", "files", "shot", "shot_upgrades", "protocol", "json_fields", "camera_frame"}
+STANDARD_ONLY = {"errors", "files", "shot", "shot_upgrades", "protocol", "json_fields", "camera_frame", "bundled_model"}
 BLENDER = {"bpy", "mathutils", "gpu", "gpu_extras", "bmesh", "blf", "imbuf", "aud"}
 
 

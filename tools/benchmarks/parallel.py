@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import diffusers
 import torch
 import torch.distributed as dist
+from transformer_options import options_parser, parsed, transformer_config
 
-from ex4d_engine.diffusion.checkpoints import WAN_I2V_14B
 from ex4d_engine.diffusion.guidance import guided_velocity
 from ex4d_engine.diffusion.parallel import Layout, layout_of, share_transformer, token_count
 from ex4d_engine.diffusion.parallel_launch import run_parallel
@@ -39,17 +39,6 @@ from ex4d_engine.diffusion.ranks import ParallelJob, Ranks
 from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.progress import Terminal
 
-TINY = {
-    **WAN_I2V_14B,
-    "num_attention_heads": 4,
-    "attention_head_dim": 12,
-    "text_dim": 24,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "image_dim": 32,
-    "added_kv_proj_dim": 48,
-    "rope_max_seq_len": 64,
-}
 GUIDANCE_SCALE = 5.0
 WARM_UP = 2
 
@@ -67,7 +56,7 @@ class Settings:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {**(TINY if self.tiny else WAN_I2V_14B), "num_layers": self.layers}
+        return transformer_config(self.tiny, self.layers)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,7 +77,7 @@ def main() -> int:
     options = _options()
     settings = Settings(
         size=options.size,
-        layers=options.layers or (2 if options.tiny else WAN_I2V_14B["num_layers"]),
+        layers=options.layers,
         attention=options.attention,
         compile=options.compile,
         steps=options.steps,
@@ -109,22 +98,10 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2], help="numbers of cards to measure")
-    parser.add_argument("--size", type=_size, help="FRAMESxHEIGHTxWIDTH (default: 49x512x512)")
-    parser.add_argument("--layers", type=int, help="blocks of the transformer (default: 40)")
+    parser = options_parser(__doc__, gpus=[1, 2], steps=5)
     parser.add_argument("--attention", default="native", help="diffusers' name of an attention backend")
     parser.add_argument("--compile", action="store_true", help="compile the repeated blocks")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps")
-    parser.add_argument("--tiny", action="store_true", help="a toy model on the CPU")
-    options = parser.parse_args()
-    options.size = options.size or ((9, 32, 64) if options.tiny else (49, 512, 512))
-    return options
-
-
-def _size(text: str) -> tuple[int, int, int]:
-    frames, height, width = map(int, text.split("x"))
-    return frames, height, width
+    return parsed(parser)
 
 
 # --- on every rank ------------------------------------------------------------------------------------------------

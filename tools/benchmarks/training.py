@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from diffusion import random_transformer
+from transformer_options import options_parser, parsed, transformer_config
 
-from ex4d_engine.diffusion.checkpoints import WAN_I2V_14B
 from ex4d_engine.diffusion.parallel_launch import run_parallel
 from ex4d_engine.diffusion.ranks import ParallelJob, Ranks
 from ex4d_engine.diffusion.transformer_size import TransformerSize
@@ -41,17 +41,6 @@ from ex4d_engine.training.lora_memory import training_need_gib
 from ex4d_engine.training.lora_step import new_run, placed, train_step
 from ex4d_engine.training.tensor_saving import save_tensors
 
-TINY = {
-    **WAN_I2V_14B,
-    "num_attention_heads": 4,
-    "attention_head_dim": 12,
-    "text_dim": 24,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "image_dim": 32,
-    "added_kv_proj_dim": 48,
-    "rope_max_seq_len": 64,
-}
 WARM_UP = 1
 GIB = 2**30
 
@@ -67,7 +56,7 @@ class Settings:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {**(TINY if self.tiny else WAN_I2V_14B), "num_layers": self.layers}
+        return transformer_config(self.tiny, self.layers)
 
 
 @dataclass(frozen=True)
@@ -95,8 +84,7 @@ def main() -> int:
         ),
         run=Upkeep(validation_clips=0),
     )
-    layers = options.layers or (2 if options.tiny else WAN_I2V_14B["num_layers"])
-    settings = Settings(training, layers, options.steps, options.tiny)
+    settings = Settings(training, options.layers, options.steps, options.tiny)
     rows = []
     with tempfile.TemporaryDirectory(prefix="ex4d-training-") as folder:
         data = random_data(settings, Path(folder))
@@ -113,7 +101,7 @@ def main() -> int:
         "device": device_name(settings.tiny),
         "torch": torch.__version__,
         "size": options.size,
-        "layers": layers,
+        "layers": options.layers,
         "batch": options.batch,
         "micro_batch": options.micro_batch,
         "rank": options.rank,
@@ -124,24 +112,12 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1], help="numbers of cards to measure")
-    parser.add_argument("--size", type=_size, help="FRAMESxHEIGHTxWIDTH (default: 49x512x512)")
-    parser.add_argument("--layers", type=int, help="blocks of the transformer (default: 40)")
+    parser = options_parser(__doc__, gpus=[1], steps=3)
     parser.add_argument("--rank", type=int, default=16, help="of the LoRA")
     parser.add_argument("--batch", type=int, default=4, help="clips a step, over all cards")
     parser.add_argument("--micro-batch", type=int, default=1, help="clips that a card holds at once")
     parser.add_argument("--no-checkpointing", action="store_true")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps")
-    parser.add_argument("--tiny", action="store_true", help="a toy model on the CPU")
-    options = parser.parse_args()
-    options.size = options.size or ((9, 32, 64) if options.tiny else (49, 512, 512))
-    return options
-
-
-def _size(text: str) -> tuple[int, int, int]:
-    frames, height, width = map(int, text.split("x"))
-    return frames, height, width
+    return parsed(parser)
 
 
 def device_name(tiny: bool) -> str:

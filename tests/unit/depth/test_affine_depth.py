@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ex4d_engine.depth.affine_depth import fit_scale_shift, read_clip
-from ex4d_engine.depth.cues import NEAR, SKY
+from ex4d_engine.depth.pictorial.cues import NEAR, SKY
 
 RANDOM = np.random.default_rng(0)
 VALUES = RANDOM.uniform(0, 3, (40, 50)).astype(np.float32)

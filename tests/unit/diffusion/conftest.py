@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,9 @@ from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
 from ex4d_engine.progress import Silent
 from tests import tiny_model
+from tests.torch_fixtures import model_folder, one_thread
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.save_model_folder(tmp_path_factory.mktemp("Ünï 作業 model") / "wan")
+__all__ = ["model_folder", "one_thread"]
 
 
 @pytest.fixture(scope="session")

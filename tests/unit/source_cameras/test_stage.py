@@ -27,6 +27,8 @@ from ex4d_engine.stages.render import MeshFrames
 from ex4d_engine.trajectories import Trajectory, along, preset, save_trajectory
 from tests.tiny_shot import Listener, contents, picture
 from tests.unit.source_cameras.still_scene import lens, path, view
+from tests.unit.source_cameras.test_cuts import COLD, WARM, pan
+from tests.unit.source_cameras.test_dissolves import cross_faded
 from tests.unit.source_cameras.test_poses import quaternion
 
 SIZE, COUNT, FIRST = (200, 112), 14, 1001
@@ -238,7 +240,7 @@ def test_another_scale_estimates_no_depth_again(folder: Path, monkeypatch: pytes
     def forbidden(*_: object) -> None:
         raise AssertionError("depth is estimated again")
 
-    monkeypatch.setattr("ex4d_engine.depth.from_files.DepthFromFiles.estimate", forbidden)
+    monkeypatch.setattr("ex4d_engine.depth.sources.from_files.DepthFromFiles.estimate", forbidden)
     shot = reconstruct(settings(folder, scene_scale=4.0), folder / "shot", Silent())
     assert shot.require_geometry().scale == 4.0
     one, other = shot.require_geometry(), fresh.require_geometry()
@@ -295,10 +297,28 @@ def test_the_shots_of_a_clip_by_command_and_by_pipe(tmp_path: Path, capsys: pyte
     assert cli.main(["cuts", str(clip)]) == 0
     assert json.loads(capsys.readouterr().out)["shots"] == [[1, 8], [9, 14]]
     params = methods.check_params("find_shots", {"source": str(clip), "first_number": None})
-    assert methods.run_method("find_shots", params, Silent()) == {"shots": [(1, 8), (9, 14)]}
+    assert methods.run_method("find_shots", params, Silent()) == {"shots": [(1, 8), (9, 14)], "dissolves": []}
     assert cli.main(["reconstruct", str(clip), "--shot", str(tmp_path / "shot")]) == 1
     assert "edited from 2 shots" in capsys.readouterr().err
     assert cli.main(["cuts", str(tmp_path / "gone.mp4")]) == 1
+
+
+def test_the_frames_of_a_dissolve_are_of_no_shot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for number, image in enumerate(cross_faded(pan(WARM, 32, 0.4), pan(COLD, 32, 0.4), 12), 1):
+        write_png(clip / f"edit.{number:04d}.png", image)
+    assert cli.main(["cuts", str(clip)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    ((first, last),), shots = told["dissolves"], told["shots"]
+    assert first <= 23 and last >= 30
+    assert shots == [[1, first - 1], [last + 1, 52]]
+    wanted = ReconstructSettings(str(clip))
+    error = refused("has_cuts", wanted, tmp_path / "shot")
+    assert f"2 shots: frames 1 to {first - 1}, {last + 1} to 52 ({first} to {last} dissolve)" in error.message
+    assert load_shot(tmp_path / "shot").require_plate().dissolves == ((first, last),)
+    alone = reconstruct(dataclasses.replace(wanted, first=last + 1), tmp_path / "second", Silent())
+    assert alone.require_plate().cuts == alone.require_plate().dissolves == ()
 
 
 # ------------------------------------------------------------------------------------------ hard clips

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from ex4d_engine import cli
 from ex4d_engine.diffusion import runtime
 from ex4d_engine.diffusion.placement import enable_cache
 from ex4d_engine.diffusion.run_plan import RuntimeOptions
-from ex4d_engine.diffusion.tiers import TIERS
+from ex4d_engine.diffusion.tiers import TIERS, Tier
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.models import store
 from ex4d_engine.progress import Silent
@@ -79,7 +80,8 @@ def test_fast_takes_four_forwards_a_window_and_its_own_lora(shot: Shot) -> None:
 def test_fast_from_the_command_line(
     shot: Shot, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate_options, "TRAINED_AREA", 1024)
+    small = dataclasses.replace(generate_options.DEFAULTS["fast"], area=1024)
+    monkeypatch.setitem(generate_options.DEFAULTS, "fast", small)
     take = conditioned(shot)
     arguments = ["generate", str(shot.root), "--take", take.name, "--preset", "fast", "--prompt", "a camera"]
     assert cli.main(arguments) == 0
@@ -153,10 +155,11 @@ def test_a_preset_is_checked_with_the_tier_that_was_chosen(monkeypatch: pytest.M
 
     asked: list[tuple[RuntimeOptions, int]] = []
 
-    def plan(size: object, options: RuntimeOptions, tokens: int, *_: object) -> None:
+    def plan(size: object, options: RuntimeOptions, tokens: int, *_: object) -> tuple[Tier, str, float]:
         asked.append((options, tokens))
         if options.tier == "48":
             raise Ex4dError("out_of_memory", "Too big.", "Choose a smaller one.", "tier:24")
+        return TIERS[0], "exact", 1.0
 
     monkeypatch.setattr(run_plan, "_memory_plan", plan)
     for tier in ("auto", *(tier.name for tier in TIERS)):

@@ -3,27 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests import tiny_model
+from tests.torch_fixtures import model_folder, one_thread
 from tests.unit.training import lora_material
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.save_model_folder(tmp_path_factory.mktemp("Ünï 作業 model") / "wan")
+__all__ = ["model_folder", "one_thread"]
 
 
 @pytest.fixture(scope="session")

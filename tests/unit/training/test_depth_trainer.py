@@ -17,6 +17,8 @@ from ex4d_engine.depth.network import DepthNetwork, NetworkShape
 from ex4d_engine.depth.network_weights import load_weights
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
+from ex4d_engine.training import depth_trainer
+from ex4d_engine.training.checkpoint import RunState
 from ex4d_engine.training.depth_clips import HELD_OUT_SEED, SIZES, KeptClips, draw, predict, step_plan, vary_colours
 from ex4d_engine.training.depth_losses import LossWeights, depth_losses, depth_target
 from ex4d_engine.training.depth_trainer import (
@@ -170,6 +172,32 @@ def test_single_pictures_are_a_stage_too(tmp_path: Path) -> None:
     weights = train_depth(run(tmp_path, sizes=((32, 64, 1), (64, 32, 1)), steps=2), watch, stand_in_clips)
     assert load_weights(weights).shape == SHAPE
     assert "AbsRel" in watch.lines[-1] and "temporal nan" in watch.lines[-1]
+
+
+def test_a_training_that_diverges_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once wrote a checkpoint of NaN, and went on for minutes."""
+    taken: list[int] = []
+
+    def step(settings: DepthTraining, run: RunState, *rest: object) -> torch.Tensor:
+        taken.append(run.step)
+        if taken == [0, 1, 2]:  # the third step, the first time
+            with torch.no_grad():
+                next(run.network.parameters()).fill_(torch.nan)
+            return torch.full((7,), torch.nan)
+        return torch.zeros(7)
+
+    monkeypatch.setattr(depth_trainer, "_step", step)
+    watch = Watch()
+    weights = train_depth(run(tmp_path, steps=4, checkpoint_s=0.0, log_s=0.0, held_out=0), watch, stand_in_clips)
+    assert taken == [0, 1, 2, 2, 3]
+    assert any("diverged before step 3: back to step 2" in line for line in watch.lines)
+    assert all(torch.isfinite(value).all() for value in load_file(weights).values())
+
+
+def test_a_training_that_diverges_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth_trainer, "_step", lambda *_: torch.full((7,), torch.nan))
+    with pytest.raises(Ex4dError, match="smaller learning rate"):
+        train_depth(run(tmp_path, log_s=0.0), Watch(), stand_in_clips)
 
 
 def test_a_run_can_begin_with_weights(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The small diffusion model that comes with the engine, for preset `draft`: where it lies, and whether it is there.
+
+Standard library only: the add-on asks too, before there is an engine to ask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).resolve().parent / "assets" / "bundled"
+"""In diffusers' layout; absent in a checkout whose model has not been trained yet."""
+
+
+def bundled_folder() -> Path:
+    """The folder of the model, which may not be there."""
+    return FOLDER
+
+
+def has_bundled_model() -> bool:
+    """Whether the model is there; whether it is whole is seen when it is loaded."""
+    return (bundled_folder() / "model_index.json").is_file()
+
+
+def default_preset() -> str:
+    """The best preset that works on every machine as it is installed."""
+    return "draft" if has_bundled_model() else "preview"

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A comparison of fills from beginning to end: cases are drawn, rows filled and scored, and the result written.
+
+Scenes are drawn and models sampled in this process, on its device; all else is shared out among worker processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..files import write_bytes
+from ..progress import Reporter
+from ..training.depth_clips import HELD_OUT_SEED
+from .fill_cases import SWINGS, fill_cases
+from .fill_conditioning import FillConditioning
+from .fill_folder import FillFolder, FillSettings, shown_frames
+from .fill_jobs import condition, fill_without_model, score, worker_pool
+from .fill_models import FillModel, ModelRow, full_row, model_rows
+from .fill_pictures import contact_sheet, lead_plot
+from .fill_rows import CLASSICAL
+from .fill_table import summary, table
+
+SHEET_CASES: Final = 6  # of each swing, in its contact sheet
+AHEAD: Final = 8  # cases whose conditioning is prepared while another is sampled
+
+
+def compare_fills(
+    out: Path,
+    settings: FillSettings,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    model: Path | None = None,
+    adapters: Mapping[str, Path] | None = None,
+    steps: Sequence[int] = (),
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Draws what is not in `out` yet, fills it, scores it and writes fill.json, fill.md and pictures there.
+
+    Rows without a model are kept from earlier runs, those of a model are made anew.
+
+    Args:
+        device: for drawing scenes and for the model.
+        model: folder of the model, or None for the rows without one.
+        adapters, steps: as in `model_rows`.
+        workers: processes beside this one; 0 does everything here.
+
+    Returns:
+        The document that was written.
+
+    Raises:
+        Ex4dError: `bad_request` for other settings than the folder's; as `fill_cases` and `FillModel`; `cancelled`.
+    """
+    folder = FillFolder.opened(out, settings)
+    planned = [] if model is None else model_rows(model, adapters or {}, steps)
+    with ExitStack() as stack:
+        # two pools: what a model waits for must not queue behind all the other rows
+        scoring = stack.enter_context(worker_pool(workers - workers // 4))
+        preparing = stack.enter_context(worker_pool(workers // 4 if planned else 0))
+        jobs = list(_classical(folder, settings, device, reporter, scoring))
+        if model is not None:
+            jobs += _sampled(folder, model, planned, device, reporter, scoring, preparing)
+        for done, job in enumerate(jobs):
+            reporter.check()
+            reporter.progress("score", done, len(jobs))
+            job.result()
+    rows = [*CLASSICAL, *(row.name for row in planned)]
+    leader = "preview"
+    if len(planned) > 1:
+        leader = full_row({row.name: row.adapter for row in planned if row.adapter is not None and "," not in row.name})
+    return _write_result(folder, rows, leader)
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+
+def _classical(
+    folder: FillFolder, settings: FillSettings, device: torch.device, reporter: Reporter, pool: Executor
+) -> Iterator[Future[None]]:
+    """Draws the cases that are not there, and has the rows without a model filled meanwhile."""
+    before = folder.case_names()
+    for name in before:
+        if not all(folder.has_row(row, name) for row in CLASSICAL):
+            yield pool.submit(fill_without_model, folder, name)
+    if folder.document()["complete"]:
+        return
+    turned_away: Counter[str] = Counter()
+    cases = fill_cases(
+        settings.scenes,
+        settings.frames,
+        settings.size,
+        device,
+        first=settings.first,
+        drawn=frozenset(before),
+        turned_away=turned_away,
+    )
+    for done, case in enumerate(cases, len(before) + 1):
+        reporter.check()
+        folder.save_case(case)
+        reporter.progress("draw", done, settings.scenes * len(SWINGS))
+        yield pool.submit(fill_without_model, folder, case.name)
+    folder.complete(dict(turned_away))
+
+
+def _sampled(
+    folder: FillFolder,
+    model: Path,
+    rows: Sequence[ModelRow],
+    device: torch.device,
+    reporter: Reporter,
+    scoring: Executor,
+    preparing: Executor,
+) -> Iterator[Future[None]]:
+    """Fills every case by every row of the model, one after the other, and has the fills scored."""
+    models = {adapter: FillModel(model, adapter, device) for adapter in {row.adapter: None for row in rows}}
+    kinds = tuple({row.conditioning: None for row in rows})
+    names = folder.case_names()
+    ready: deque[Future[dict[str, FillConditioning]]] = deque()
+    for index, name in enumerate(names):
+        while len(ready) < AHEAD and index + len(ready) < len(names):
+            ready.append(preparing.submit(condition, folder, names[index + len(ready)], kinds))
+        case, known = folder.load_case(name), ready.popleft().result()
+        for row in rows:
+            reporter.check()
+            filled = models[row.adapter].fill(case, known[row.conditioning], row.steps)
+            yield scoring.submit(score, folder, name, row.name, filled, known["mesh"].holes)
+        reporter.progress("sample", index + 1, len(names))
+
+
+def _write_result(folder: FillFolder, rows: list[str], leader: str) -> dict[str, Any]:
+    document = {**folder.document(), **summary(folder.scored_cases(rows), rows, leader)}
+    write_bytes(folder.root / "fill.json", (json.dumps(_known(document), indent=1) + "\n").encode("utf-8"))
+    write_bytes(folder.root / "fill.md", (table(document) + "\n").encode("utf-8"))
+    for figure in ("psnr", "ssim", "gradient"):
+        _write_picture(folder.root / f"lead_{figure}.png", lead_plot(document, figure))
+    for swing in document["by_swing"]:
+        _write_picture(folder.root / f"sheet_{swing}.png", _sheet(folder, swing, rows))
+    return document
+
+
+def _known(document: Any) -> Any:
+    """The document with null for what is no number, which JSON has no word for."""
+    if isinstance(document, dict):
+        return {key: _known(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_known(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
+
+
+def _sheet(folder: FillFolder, swing: str, rows: Sequence[str]) -> NDArray[np.uint8]:
+    lines, labels = [], []
+    for name in [name for name in folder.case_names() if name.startswith(f"{swing}_")][:SHEET_CASES]:
+        case = folder.load_case(name)
+        fills = [folder.shown(row, name) for row in rows]
+        for place, frame in enumerate(shown_frames(case)):
+            lines.append([case.source[frame], case.truth[frame], *(fill[place] for fill in fills)])
+            labels.append(f"{case.angles_deg[frame]:.0f} deg\nscene {case.seed - HELD_OUT_SEED}")
+    return contact_sheet(lines, ["source", "truth", *rows], labels)
+
+
+def _write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    write_bytes(path, encoded.tobytes())  # OpenCV itself fails on some names on Windows

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stage `adapter`: a LoRA and a camera encoder teach the frozen bundled transformer to fill what a camera cannot see.
+
+From simulated masks alone, with the conditioning that the pipeline makes: the same classes and the same file as the
+large model's adapter.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..diffusion.bundled_codec import BundledCodec
+from ..diffusion.loading import folder_adapter
+from .adapter_export import adapter_tensors, layer_sizes
+from .adapter_network import AdapterNetwork, trained_parameters, with_adapter
+from .bundled_conditioning import first_frame_condition, normalised_latents, ray_latents
+from .bundled_objective import SHEET_NAME, HeldOut, Velocity, flow_loss
+from .bundled_parts import compile_blocks, constant_text, load_transformer, save_model_folder
+from .bundled_run import BundledTraining, new_state
+from .clip_bank import ClipBank, MaskedClips
+from .lora_config import AdapterShape
+
+ADAPTER_SHAPE = AdapterShape(rank=64, alpha=64.0, camera_channels=256)
+"""Of the bundled adapter: 8 million parameters."""
+
+
+class AdapterStage:
+    """See `bundled_run.Stage`.
+
+    Args:
+        settings: how it is trained.
+        shape: of the adapter.
+        codec: frozen, on the device.
+        bank: clips with masks to learn from.
+        held_out: clips with masks that are never learned from.
+        start: a folder with the transformer; if an adapter lies in it, it is trained on.
+
+    Raises:
+        Ex4dError: `model_missing` or `model_invalid` for `start`; `bad_request` for an adapter of another shape.
+    """
+
+    def __init__(
+        self,
+        settings: BundledTraining,
+        shape: AdapterShape,
+        codec: BundledCodec,
+        bank: ClipBank,
+        held_out: MaskedClips,
+        start: Path,
+    ) -> None:
+        self._settings, self._shape, self._codec, self._bank = settings, shape, codec, bank
+        self._base = load_transformer(start)
+        self._layers = layer_sizes(self._base)
+        network = with_adapter(copy.deepcopy(self._base), shape, settings.seed, folder_adapter(start))
+        network.to(settings.device).train()
+        self._average = copy.deepcopy(network)
+        self.run = new_state(network, self._average, settings)
+        if settings.compiled:
+            compile_blocks(network.transformer)
+        self._network = network
+        self._held_out = HeldOut(held_out, normalised_latents(codec, held_out.video), codec)
+        self._shown = (held_out.video + 1) * held_out.keep - 1
+        self._conditioning = self._conditioned(held_out)
+
+    def identity(self) -> dict[str, Any]:
+        shape = self._shape
+        return {"stage": "adapter", "rank": shape.rank, "alpha": shape.alpha, "camera_channels": shape.camera_channels}
+
+    def material(self, step: int, frames: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Latents (B, C, f, h, w), and the conditioning's: first frame (B, 4 + C, f, h, w), colour and mask."""
+        clips = self._bank.masked_batch(step, self._settings.batch, frames)
+        return normalised_latents(self._codec, clips.video), self._conditioned(clips)
+
+    def loss(self, step: int, material: tuple[Tensor, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        target, conditioning = material
+        return flow_loss(_velocity(self._network, *conditioning), self._codec, target, self._settings.seed, step)
+
+    def save_model(self) -> list[Path]:
+        average = copy.deepcopy(self._average)
+        for parameter, trained in zip(average.parameters(), self.run.network.parameters(), strict=True):
+            parameter.requires_grad_(trained.requires_grad)  # which is how `trained_parameters` tells them
+        tensors = {name: value.detach().cpu() for name, value in trained_parameters(average).items()}
+        adapter = adapter_tensors(tensors, self._shape, self._layers)
+        return [save_model_folder(self._settings.out, self._codec, self._base, adapter)]
+
+    def held_out(self) -> float:
+        return self._held_out.loss(self._averaged)
+
+    def write_sheet(self) -> Path:
+        path = self._settings.out / SHEET_NAME
+        self._held_out.write_sheet(path, self._averaged, self._shown)
+        return path
+
+    def _conditioned(self, clips: MaskedClips) -> tuple[Tensor, Tensor, Tensor]:
+        return first_frame_condition(self._codec, clips.video), *ray_latents(self._codec, clips.video, clips.keep)
+
+    def _averaged(self, clips: slice) -> Velocity:
+        condition, colour, mask = self._conditioning
+        return _velocity(self._average, condition[clips], colour[clips], mask[clips])
+
+
+def _velocity(network: AdapterNetwork, condition: Tensor, colour: Tensor, mask: Tensor) -> Velocity:
+    def velocity(noisy: Tensor, timestep: Tensor) -> Tensor:
+        text = constant_text(network.transformer, len(noisy))
+        predicted: Tensor = network(noisy, timestep, condition, None, text, colour, mask)
+        return predicted
+
+    return velocity

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The loop that trains the bundled model's transformer and its adapter: by the clock, resumable, saving as it goes.
+
+What is trained and how its loss comes about is a `Stage`; this file knows neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import Cancelled, Ex4dError
+from ..files import prepare_folder
+from .checkpoint import RunState, load_checkpoint, save_checkpoint
+from .clip_bank import ClipBank
+from .depth_trainer import rate_at
+from .depth_validation import autocast
+from .step_timer import StepTimer
+
+if TYPE_CHECKING:
+    from ..progress import Reporter
+
+CHECKPOINT_NAME: Final = "checkpoint.safetensors"
+_AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
+_LARGEST_GRADIENT: Final = 1.0
+_DISK_BYTES: Final = 1500 * 2**20  # two checkpoints and the model, as one is written beside the last
+
+
+@dataclass(frozen=True)
+class BundledTraining:
+    """How a stage is trained.
+
+    out: folder of the checkpoint and the model files.
+    minutes: how long it takes, over all sittings; steps: or how many steps. One of them.
+    batch: clips a step.
+    frames: of a step's clips, 4k + 1; of several numbers, steps take one by chance.
+    device: of the training.
+    compiled: whether the transformer's blocks are compiled, which takes a minute or two once.
+    checkpoint_s, save_s, log_s, sheet_s: seconds between checkpoints, model files, lines and pictures; 0 is always.
+    """
+
+    out: Path
+    device: torch.device
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 24
+    frames: tuple[int, ...] = (49,)
+    seed: int = 0
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    compiled: bool = False
+    checkpoint_s: float = 120.0
+    save_s: float = 60.0
+    log_s: float = 10.0
+    sheet_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise Ex4dError("bad_request", "A training run has no single end.", "Give minutes or steps, one of them.")
+        if self.batch < 1 or (self.minutes or self.steps or 0) <= 0:
+            raise Ex4dError("bad_request", "A training run of nothing is impossible.", "Give 1 or more.")
+        if not self.frames or any(frames % 4 != 1 for frames in self.frames):
+            raise Ex4dError("bad_request", f"Clips of {self.frames} frames do not fit the codec.", "Give 4k + 1.")
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with its first sitting, as it comes back from JSON."""
+        return {
+            "batch": self.batch,
+            "frames": list(self.frames),
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+        }
+
+
+class Stage(Protocol):
+    """What is trained."""
+
+    run: RunState
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this stage and no other, as JSON."""
+        ...
+
+    def material(self, step: int, frames: int) -> Any:
+        """The step's clips, as `loss` takes them, on the device."""
+        ...
+
+    def loss(self, step: int, material: Any) -> Tensor:
+        """The step's loss, with its gradient."""
+        ...
+
+    def save_model(self) -> list[Path]:
+        """Writes the averaged weights. Returns the files and folders."""
+        ...
+
+    def held_out(self) -> float:
+        """The averaged weights' loss on clips that are never trained on."""
+        ...
+
+    def write_sheet(self) -> Path:
+        """Writes a picture of what the averaged weights make of such clips."""
+        ...
+
+
+def new_state(network: torch.nn.Module, average: torch.nn.Module, settings: BundledTraining) -> RunState:
+    """A run before its first step, of the parameters that want a gradient. Biases and norms do not decay."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        fused=settings.device.type == "cuda",
+    )
+    return RunState(network, average.eval().requires_grad_(False), optimizer)
+
+
+def train_stage(
+    settings: BundledTraining,
+    stage: Stage,
+    bank: ClipBank,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Path]:
+    """Trains a stage, and writes checkpoints, model files and pictures as it goes.
+
+    Returns: the model files.
+
+    Raises:
+        Ex4dError: `bad_request` for a folder that holds a run already, or another run than the one to resume;
+            `cancelled`, after a checkpoint; `disk_full`.
+    """
+    checkpoint = settings.out / CHECKPOINT_NAME
+    if checkpoint.exists() and not resume:
+        raise Ex4dError(
+            "bad_request",
+            f"{settings.out} holds a training run already.",
+            "Give --resume to go on with it, or another folder.",
+        )
+    prepare_folder(settings.out, need_bytes=_DISK_BYTES)
+    run, identity = stage.run, settings.identity() | stage.identity()
+    if resume:
+        load_checkpoint(checkpoint, run, identity)
+    count = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
+    reporter.log(
+        f"Training {count / 1e6:.1f} M parameters on {settings.device}, {settings.batch} clips a step"
+        + (f", from step {run.step}." if run.step else ".")
+    )
+    try:
+        _train(settings, stage, bank, reporter, identity, clock)
+    except Cancelled:
+        save_checkpoint(checkpoint, run, identity)
+        stage.save_model()
+        raise
+    save_checkpoint(checkpoint, run, identity)
+    written = stage.save_model()
+    reporter.log(f"step {run.step}: held-out loss {stage.held_out():.4f}")
+    reporter.preview(stage.write_sheet())
+    return written
+
+
+def _train(
+    settings: BundledTraining,
+    stage: Stage,
+    bank: ClipBank,
+    reporter: Reporter,
+    identity: dict[str, Any],
+    clock: Callable[[], float],
+) -> None:
+    run, device = stage.run, settings.device
+    timer = StepTimer(device)
+    # It skips steps of infinite gradients without asking the card for them, which would make it wait.
+    scaler = torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**30, enabled=device.type == "cuda")
+    started = clock() - run.seconds
+    due = {name: clock() + wait for name, wait in _waits(settings).items()}
+    since: list[Tensor] = []
+
+    def is_due(name: str) -> bool:
+        if clock() < due[name]:
+            return False
+        due[name] = clock() + _waits(settings)[name]
+        return True
+
+    while (done := _share_done(settings, run)) < 1:
+        reporter.check()
+        for group in run.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate_at(done)
+        since.append(_step(settings, stage, scaler, timer))
+        run.step += 1
+        run.seconds = clock() - started
+        if is_due("log"):
+            reporter.log(_line(run, since, timer, settings, bank))
+            since.clear()
+        if is_due("save"):
+            stage.save_model()
+            reporter.log(f"step {run.step}: held-out loss {stage.held_out():.4f}")
+        if is_due("sheet"):
+            reporter.preview(stage.write_sheet())
+        if is_due("checkpoint"):
+            save_checkpoint(settings.out / CHECKPOINT_NAME, run, identity)
+        run.seconds = clock() - started
+        reporter.progress("train", int(100 * min(1.0, _share_done(settings, run))), 100)
+    if since:
+        reporter.log(_line(run, since, timer, settings, bank))
+
+
+def _waits(settings: BundledTraining) -> dict[str, float]:
+    return {
+        "log": settings.log_s,
+        "save": settings.save_s,
+        "sheet": settings.sheet_s,
+        "checkpoint": settings.checkpoint_s,
+    }
+
+
+def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler, timer: StepTimer) -> Tensor:
+    """One step. Returns the loss, still on the device: reading it would make it wait."""
+    run = stage.run
+    timer.start()
+    material = stage.material(run.step, settings.frames[_chosen(settings, run.step)])
+    timer.data_made()
+    with autocast(settings.device):
+        loss = stage.loss(run.step, material)
+    run.optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(run.optimizer)
+    trained = [parameter for parameter in run.network.parameters() if parameter.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(trained, _LARGEST_GRADIENT)
+    if settings.device.type == "cuda":
+        scaler.step(run.optimizer)
+        scaler.update()
+    elif torch.isfinite(norm):
+        run.optimizer.step()
+    _follow(run)
+    timer.stop()
+    return loss.detach()
+
+
+def _chosen(settings: BundledTraining, step: int) -> int:
+    """Which of the lengths a step has: in turn, but out of step with the sizes, which are drawn by chance."""
+    return step % len(settings.frames)
+
+
+@torch.no_grad()
+def _follow(run: RunState) -> None:
+    """Draws the averaged weights towards the network's, faster while there are few steps to average."""
+    share = 1 - min(_AVERAGE_KEPT, (1 + run.step) / (10 + run.step))
+    pairs = zip(run.average.parameters(), run.network.parameters(), strict=True)
+    kept, fresh = zip(*((kept, fresh) for kept, fresh in pairs if fresh.requires_grad), strict=True)
+    torch._foreach_lerp_(kept, fresh, share)
+
+
+def _share_done(settings: BundledTraining, run: RunState) -> float:
+    if settings.steps is not None:
+        return run.step / settings.steps
+    return run.seconds / (60 * (settings.minutes or 0))
+
+
+def _line(run: RunState, since: list[Tensor], timer: StepTimer, settings: BundledTraining, bank: ClipBank) -> str:
+    loss = float(torch.stack(since).float().mean())
+    seconds, data = timer.take()
+    seconds = max(seconds, 1e-9)
+    return (
+        f"step {run.step}, {run.seconds:.0f} s: loss {loss:.4f}; {len(since) * settings.batch / seconds:.1f} clips/s, "
+        f"{100 * data / seconds:.0f} % of it making data, {100 * bank.drawing_share:.0f} % of all time drawing; "
+        f"{bank.clips} clips in the bank"
+    )

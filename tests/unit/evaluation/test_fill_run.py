@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A whole comparison of fills, small: without a model, and with one of random weights."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ex4d_engine.errors import Ex4dError
+from ex4d_engine.evaluation import fill_cases
+from ex4d_engine.evaluation.fill_conditioning import conditioning
+from ex4d_engine.evaluation.fill_folder import FillFolder, FillSettings
+from ex4d_engine.evaluation.fill_models import FillModel, model_rows
+from ex4d_engine.evaluation.fill_rows import CLASSICAL
+from ex4d_engine.evaluation.fill_run import compare_fills
+from ex4d_engine.progress import Silent
+from tests.tiny_model import save_bundled_folder
+
+from .fill_material import HEIGHT, WIDTH, case_of, flat_views, moved, textured
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = FillSettings(scenes=1, frames=5, size=(WIDTH, HEIGHT))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the rows that need no model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fill_cases, "render_views", flat_views)
+        out = tmp_path_factory.mktemp("fills")
+        compare_fills(out, SETTINGS, CPU, Silent(), workers=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundled_folder(tmp_path_factory.mktemp("model") / "bundled")
+
+
+def test_the_rows_without_a_model(drawn: Path) -> None:
+    document = json.loads((drawn / "fill.json").read_text(encoding="utf-8"))
+    assert document["rows"] == list(CLASSICAL) and document["complete"]
+    assert list(document["by_swing"]) == ["0-30", "0-60", "0-90", "-90-90"]
+    for swing, rows in document["by_swing"].items():
+        assert list(rows) == list(CLASSICAL)
+        assert rows["preview"]["psnr"][0] > rows["black holes"]["psnr"][0], swing
+    assert document["known"][0] > 15  # without shades of its own, an outline is a step in colour
+    names = {path.name for path in drawn.iterdir()}
+    assert {"fill.md", "lead_psnr.png", "sheet_0-30.png", "sheet_-90-90.png"} <= names
+
+
+def test_a_model_adds_its_rows_to_what_is_there(
+    drawn: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_again(*_: object, **__: object) -> None:
+        raise AssertionError("a scene was drawn again")
+
+    monkeypatch.setattr(fill_cases, "render_views", not_again)
+    out = tmp_path / "with model"
+    shutil.copytree(drawn, out)
+    adapters = {"rendering": model / "ex4d.safetensors", "both": model / "ex4d.safetensors"}
+    document = compare_fills(out, SETTINGS, CPU, Silent(), model=model, adapters=adapters, steps=(1, 4), workers=0)
+    added = ["base model", "rendering", "both", "both, on warp", "both, on splats", "both, 1 step"]
+    assert document["rows"] == [*CLASSICAL, *added] and document["leader"] == "both"
+    written = json.loads((out / "fill.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)  # no NaN
+    figures = written["by_swing"]["0-90"]
+    assert figures["rendering"] == figures["both"]  # the same file and the same noise
+    assert figures["base model"] != figures["both"] != figures["both, 1 step"]
+    assert figures["both, on warp"] != figures["both"]
+    assert set(document["lead"]["60-90"]) == {*CLASSICAL, *added} - {"both"}
+
+
+def test_worker_processes_do_the_same(drawn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(drawn, out)
+    shutil.rmtree(out / "rows")
+    compare_fills(out, SETTINGS, CPU, Silent(), workers=1)
+    assert (out / "fill.json").read_bytes() == (drawn / "fill.json").read_bytes()
+
+
+def test_a_fill_keeps_known_pixels_and_repeats(model: Path) -> None:
+    source = textured(5)
+    case = case_of(np.full((5, HEIGHT, WIDTH), 4.0), source, moved(5, x=0.5))
+    known = conditioning(case, "mesh")
+    for adapter in (None, model / "ex4d.safetensors"):
+        fills = [FillModel(model, adapter, CPU).fill(case, known, steps=2) for _ in range(2)]
+        assert (fills[0] == fills[1]).all()
+        assert (fills[0][~known.holes] == known.color[~known.holes]).all()
+        assert fills[0][known.holes].std() > 0
+
+
+def test_rows_of_a_folder_without_adapters_and_with_a_missing_one(model: Path, tmp_path: Path) -> None:
+    assert [row.name for row in model_rows(model, {})] == ["base model", "both", "both, on warp", "both, on splats"]
+    assert [row.name for row in model_rows(tmp_path, {})] == ["base model"]
+    with pytest.raises(Ex4dError, match=r"no EX-4D adapter .*absent"):
+        model_rows(model, {"both": tmp_path / "absent"})
+
+
+def test_the_command_refuses_other_settings_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FillFolder.opened(tmp_path, SETTINGS)
+    script = ROOT / "tools" / "benchmarks" / "fill.py"
+    arguments = ["--out", str(tmp_path), "--scenes", "3", "--device", "cpu", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    assert runpy.run_path(str(script), run_name="fill")["main"]() == 1
+    assert "holds cases of other settings" in capsys.readouterr().err

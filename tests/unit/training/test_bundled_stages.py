@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bundled model's stages: each learns, saves what the ordinary classes load, and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ex4d_engine.diffusion.checkpoints import load_adapter
+from ex4d_engine.diffusion.loading import folder_adapter, load_pipeline
+from ex4d_engine.errors import Cancelled, Ex4dError
+from ex4d_engine.progress import Silent
+from ex4d_engine.training.bank_masks import BankMasks, MaskDrawer
+from ex4d_engine.training.bundled_adapter import AdapterStage
+from ex4d_engine.training.bundled_base import BaseSettings, BaseStage
+from ex4d_engine.training.bundled_objective import SHEET_NAME
+from ex4d_engine.training.bundled_parts import constant_text, load_codec, load_transformer, new_transformer
+from ex4d_engine.training.bundled_run import CHECKPOINT_NAME, BundledTraining, Stage, train_stage
+from ex4d_engine.training.clip_bank import ClipBank, held_out_clips
+from tests.unit.training.bundled_material import (
+    ADAPTER,
+    CPU,
+    SHAPE,
+    SIZES,
+    save_codec,
+    small_bank,
+    small_clips,
+    small_codec,
+)
+
+MASKS = BankMasks("tracking", frames=5, per_clip=1)
+
+
+class Watch(Silent):
+    """Keeps log lines, and cancels after so many steps."""
+
+    def __init__(self, cancel_after: int | None = None) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.checks, self.cancel_after = 0, cancel_after
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+    def check(self) -> None:
+        if self.checks == self.cancel_after:
+            self.cancelled.set()
+        self.checks += 1
+        super().check()
+
+
+def settings(out: Path, **changes: Any) -> BundledTraining:
+    given: dict[str, Any] = {"steps": 3, "batch": 2, "frames": (5,), "learning_rate": 1e-2, "log_s": 0.0}
+    return BundledTraining(out, CPU, **(given | changes))
+
+
+def base(training: BundledTraining, start: Path) -> tuple[Stage, ClipBank]:
+    bank = ClipBank(small_bank(), small_clips, CPU)
+    held_out = held_out_clips(small_clips, 2, 5, SIZES[0], CPU, None)
+    known = start if (start / "transformer").exists() else None
+    return BaseStage(training, BaseSettings(shape=SHAPE), load_codec(start, CPU), bank, held_out, known), bank
+
+
+def adapter(training: BundledTraining, start: Path) -> tuple[Stage, ClipBank]:
+    masks = MaskDrawer(MASKS, 0)
+    bank = ClipBank(small_bank(), small_clips, CPU, masks)
+    held_out = held_out_clips(small_clips, 2, 5, SIZES[0], CPU, masks)
+    return AdapterStage(training, ADAPTER, load_codec(start, CPU), bank, held_out, start), bank
+
+
+def train(make: Any, training: BundledTraining, start: Path, *, resume: bool = False, watch: Any = None) -> Path:
+    stage, bank = make(training, start)
+    (model,) = train_stage(training, stage, bank, watch or Silent(), resume=resume)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("Modell ä")
+    return train(base, settings(folder / "base"), save_codec(folder / "start"))
+
+
+def test_the_base_loads_through_the_ordinary_classes(trained_base: Path) -> None:
+    transformer = load_transformer(trained_base)
+    assert transformer.config.in_channels == 16 and transformer.config.out_channels == 6
+    fresh = new_transformer(load_codec(trained_base, CPU), SHAPE, 0)
+    assert not torch.allclose(transformer.proj_out.weight, fresh.proj_out.weight, atol=1e-3), "it has learned"
+    load_codec(trained_base, CPU)
+    weights = load_file(next(trained_base.glob("transformer/*.safetensors")))
+    # diffusers keeps norms and the like in float32
+    assert all(value.dtype == torch.float16 for name, value in weights.items() if ".ffn." in name or ".to_" in name)
+    picture = cv2.imread(str(trained_base.parent / SHEET_NAME))
+    assert picture is not None and picture.shape == (2 * 3 * 32, 5 * 48, 3)
+
+
+def test_a_fresh_transformer_hands_its_noise_on() -> None:
+    """All of it, in its place: shuffled, the copy would have nothing to do with the input."""
+    transformer = new_transformer(small_codec(), SHAPE | {"attention_head_dim": 16}, 0)
+    given = torch.randn(2, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (made,) = transformer(given, torch.full((2,), 900.0), constant_text(transformer, 2), return_dict=False)
+    pair = torch.stack([made.flatten(), given[:, :6].flatten()])
+    assert torch.corrcoef(pair)[0, 1] > 0.8
+
+
+def test_an_adapter_is_trained_on_it_and_both_generate(trained_base: Path, tmp_path: Path) -> None:
+    model = train(adapter, settings(tmp_path / "adapter", steps=4), trained_base)
+    before, after = (load_file(next(folder.glob("transformer/*.saf*"))) for folder in (trained_base, model))
+    assert all(torch.equal(before[name], after[name]) for name in before), "the base is frozen"
+    file = folder_adapter(model)
+    assert file is not None
+    camera = load_adapter(file, load_transformer(model))
+    assert camera.latent_patch_embedding.weight.abs().max() > 0
+    pipeline = load_pipeline(model, file, dtype=torch.float32, device=CPU, reporter=Silent())
+    assert pipeline.camera_encoder is not None
+
+
+@pytest.mark.parametrize("make", [base, adapter])
+def test_a_resumed_run_equals_one_that_was_not_interrupted(make: Any, trained_base: Path, tmp_path: Path) -> None:
+    whole = train(make, settings(tmp_path / "whole", steps=6), trained_base)
+    with pytest.raises(Cancelled):
+        train(make, settings(tmp_path / "parts", steps=6), trained_base, watch=Watch(cancel_after=3))
+    parts = train(make, settings(tmp_path / "parts", steps=6), trained_base, resume=True)
+    kept, other = (load_file(folder.parent / CHECKPOINT_NAME) for folder in (whole, parts))
+    assert kept.keys() == other.keys()
+    for name, value in kept.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_weights_alone_are_enough_to_go_on(trained_base: Path, tmp_path: Path) -> None:
+    stage, _ = base(settings(tmp_path / "more"), trained_base)
+    expected = load_transformer(trained_base).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in stage.run.network.state_dict().items())
+
+
+def test_an_adapter_goes_on_from_its_file(trained_base: Path, tmp_path: Path) -> None:
+    model = train(adapter, settings(tmp_path / "first"), trained_base)
+    stage, _ = adapter(settings(tmp_path / "more"), model)
+    saved = load_file(folder_adapter(model) or Path())
+    camera = {
+        n.removeprefix("camera_encoder."): v for n, v in stage.run.network.state_dict().items() if "camera_e" in n
+    }
+    assert all(torch.equal(value, saved[name].float()) for name, value in camera.items())
+
+
+def test_what_a_run_says_of_itself(trained_base: Path, tmp_path: Path) -> None:
+    watch = Watch()
+    train(base, settings(tmp_path / "run", save_s=0.0), trained_base, watch=watch)
+    text = "\n".join(watch.lines)
+    assert "clips/s" in text and "% of all time drawing" in text and text.count("held-out loss") == 4
+
+
+def test_what_cannot_be_is_refused(trained_base: Path, tmp_path: Path) -> None:
+    training = settings(tmp_path / "run")
+    train(base, training, trained_base)
+    with pytest.raises(Ex4dError, match="holds a training run already"):
+        train(base, training, trained_base)
+    with pytest.raises(Ex4dError, match="another learning_rate"):
+        train(base, dataclasses.replace(training, learning_rate=1e-3), trained_base, resume=True)
+    with pytest.raises(Ex4dError, match=r"another .*stage"):
+        train(adapter, training, trained_base, resume=True)
+    with pytest.raises(Ex4dError, match="has no transformer"):
+        adapter(training, save_codec(tmp_path / "codec only"))
+    with pytest.raises(Ex4dError, match="4k"):
+        settings(tmp_path / "run", frames=(6,))
+
+
+def test_the_held_out_loss_falls_as_clips_are_learned(tmp_path: Path) -> None:
+    training = settings(tmp_path / "run", steps=40, batch=4)
+    stage, bank = base(training, save_codec(tmp_path / "start"))
+    before = stage.held_out()
+    assert stage.held_out() == before, "it does not depend on luck"
+    train_stage(training, stage, bank, Silent())
+    assert stage.held_out() < 0.9 * before
