@@ -25,7 +25,8 @@ from .depth_choice import DEPTH_ANYTHING_3, DEPTH_ANYTHING_V2
 # `//` paths are relative to the .blend, as everywhere in Blender
 BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 
-# identifiers are the engine's own names (ex4d_engine/worker.py); new ones go last, as .blend files keep the place
+AUTOMATIC_DEPTH = "auto"  # the engine chooses
+# other identifiers are the engine's own names (ex4d_engine/worker.py); new ones go last: .blend files keep the place
 DEPTH_SOURCES = (
     ("rough-pictorial", "Rough, from the Picture", "No model: ground, sky and moving things are told apart by eye"),
     ("file", "Depth Files", "Depth maps that you bring: EXR, PNG or NPY files, or a depth video"),
@@ -34,6 +35,8 @@ DEPTH_SOURCES = (
     ("video-depth-anything", "Video Depth Anything", "Downloaded network, steady over time. Apache-2.0"),
     ("depth-pro", "Depth Pro", "Downloaded network, in metres, finds the lens. For research only"),
     ("depthcrafter", "DepthCrafter", "Downloaded video diffusion model, slow. For academic use only"),
+    ("bundled", "Bundled Network", "The small network that comes with the add-on: any machine, no download"),
+    (AUTOMATIC_DEPTH, "Automatic", "Depth Anything V2 once it is downloaded, else the bundled network"),
 )
 DEPTH_MEANINGS = (
     ("z", "Distance", "Distance along the camera's axis"),
@@ -122,7 +125,7 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     frame_rate: StringProperty(
         name="Frame Rate", description="Frames per second, such as 24 or 24000/1001; empty: the scene's"
     )
-    depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default="rough-pictorial")
+    depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default=AUTOMATIC_DEPTH)
     depth_anything_v2_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_V2, default="small")
     depth_anything_3_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_3, default="base")
     depth_path: StringProperty(

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from ex4d_engine.cli import DEPTH_MEANINGS, accept_every_sign, run_explained
+from ex4d_engine.depth import default_source
 from ex4d_engine.dwmesh.export import write_ply
 from ex4d_engine.dwmesh.ray_grid import closed_reference, load_ray_grid
 from ex4d_engine.files import prepare_folder
@@ -62,7 +63,7 @@ def recon(options: argparse.Namespace, reporter: Terminal) -> list[Path]:
     depth |= {"near": options.depth_near, "far": options.depth_far}
     settings = ReconstructSettings(
         source=options.input_video,
-        depth="file" if options.depth else ReconstructSettings.depth,
+        depth="file" if options.depth else default_source(),
         depth_options={name: value for name, value in depth.items() if value is not None} if options.depth else {},
         fov_deg=options.fov,
         compat=options.compat,

@@ -18,7 +18,7 @@ from ..current_shot import scene_again, shot_root, why_no_clip
 from ..depth_choice import variant_options
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
-from ..properties import scene_rate
+from ..properties import AUTOMATIC_DEPTH, scene_rate
 
 
 class EX4D_OT_reconstruct(EngineJob, bpy.types.Operator):
@@ -89,7 +89,7 @@ def reconstruct_params(scene: bpy.types.Scene, root: Path) -> dict[str, Any]:
         "stride": settings.stride,
         "first_number": settings.start_number,
         "fps": (settings.frame_rate.strip() or scene_rate(scene)) if settings.use_frame_rate else None,
-        "depth": settings.depth_source,
+        "depth": None if settings.depth_source == AUTOMATIC_DEPTH else settings.depth_source,
         "depth_options": depth_options,
         **_lens_params(settings),
         "poses": str(absolute_path(settings.poses_path)) if settings.poses_path else None,

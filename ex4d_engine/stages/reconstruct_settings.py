@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import json_fields
+from ..depth import default_source
 from ..errors import Ex4dError
 from ..plate import PlateInfo
 from ..shot import COMPAT_MODES
@@ -29,7 +30,7 @@ class ReconstructSettings:
     source: a movie, an image, a folder or a pattern of images.
     first, last, stride: which of the clip's own frame numbers; None is the clip's own end.
     first_number: the number of a movie's first frame (a sequence keeps its files' numbers).
-    depth, depth_options: name of a depth source and its options.
+    depth, depth_options: name of a depth source and its options; left out, the best that is here.
     fov_deg: field of view of the longer side. None takes, in this order, the camera file's (`poses`), the depth
         source's, the one in the clip's metadata, and the stated default.
     focal_mm, sensor_mm: the same as a focal length and the sensor's length along the longer side (36 when None).
@@ -48,7 +49,7 @@ class ReconstructSettings:
     last: int | None = None
     stride: int = 1
     first_number: int | None = None
-    depth: str = "rough-pictorial"
+    depth: str = field(default_factory=default_source)
     depth_options: dict[str, Any] = field(default_factory=dict)
     fov_deg: float | None = None
     fps: str | None = None
