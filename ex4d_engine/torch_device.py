@@ -19,7 +19,8 @@ def torch_device(name: str, *, with_mps: bool = True) -> torch.device:
         with_mps: whether "auto" may be Apple's graphics processor; not for work that was never tried on it.
 
     Raises:
-        Ex4dError: `bad_request` for a device that this machine or this torch does not have.
+        Ex4dError: `bad_request` for a device that this machine or this torch does not have; `out_of_memory` for one
+            that others fill.
     """
     import torch
 
@@ -30,6 +31,10 @@ def torch_device(name: str, *, with_mps: bool = True) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except torch.OutOfMemoryError as error:
+        raise Ex4dError(
+            "out_of_memory", f"The memory of device {name} is full.", "Close other programs that use it, or choose cpu."
+        ) from error
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch imports a rare device's module, if it is there
         raise Ex4dError("bad_request", f"There is no device {name!r} here.", "Use auto, cpu or cuda.") from error
     return device

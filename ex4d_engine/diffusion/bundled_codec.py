@@ -61,6 +61,8 @@ class BundledCodec(ModelMixin, ConfigMixin):
         super().__init__()
         if (scale_factor_temporal, scale_factor_spatial) != (GROUP, BLOCK):
             raise ValueError(f"this codec's blocks are {GROUP} frames of {BLOCK}×{BLOCK} pixels")
+        if any(values and len(values) != z_dim for values in (latents_mean, latents_std)):
+            raise ValueError(f"the latents' mean and deviation are not of {z_dim} channels")
         self.register_to_config(
             latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim
         )  # the pipelines read them even of a codec that is still to be trained

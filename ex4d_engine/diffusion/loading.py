@@ -176,8 +176,10 @@ def check_model_folder(folder: Path) -> None:
         for name in components
         if name not in ("tokenizer", *missing) and not any((folder / name).glob("*.safetensors"))
     ]
-    if "text_encoder" not in components and not has_constant_prompt(folder):
-        missing.append(PROMPT_FILE)
+    if "text_encoder" not in components:
+        # Wan's own folder may lack the scheduler: its shift is known
+        missing += ["scheduler"] if not any((folder / "scheduler").glob("*.json")) else []
+        missing += [PROMPT_FILE] if not has_constant_prompt(folder) else []
     if missing:
         raise Ex4dError("model_missing", f"The model folder {folder} lacks {', '.join(missing)}.", hint)
 

@@ -65,8 +65,9 @@ def run_parallel(job: ParallelJob, ranks: int, device_kind: DeviceKind, reporter
 def _started(arguments: tuple[Any, ...], ranks: int) -> list[BaseProcess]:
     earlier = set(multiprocessing.active_children())
     try:
-        # daemons: an orderly end of this process ends them too
-        started = start_processes(rank_main, arguments, ranks, join=False, daemon=True, start_method="spawn")
+        # daemons: an orderly end of this process ends them too; the others end themselves when it has ended
+        daemon = not arguments[0].has_children
+        started = start_processes(rank_main, arguments, ranks, join=False, daemon=daemon, start_method="spawn")
     except BaseException:
         # those that did start wait for the others, and nothing but this list knows them
         _kill([process for process in multiprocessing.active_children() if process not in earlier])

@@ -56,10 +56,12 @@ class ParallelJob:
         function: "package.module:name" of a function (ranks: Ranks, **kwargs); the first rank's return value, which
             must be picklable, is the job's.
         kwargs: picklable arguments.
+        has_children: whether ranks start processes of their own, which a daemon may not.
     """
 
     function: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    has_children: bool = False
 
     def resolve(self) -> Callable[..., Any]:
         module, _, name = self.function.partition(":")

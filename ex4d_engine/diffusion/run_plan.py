@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -91,7 +91,11 @@ def plan_run(
     size = transformer_size(paths.folder)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    device, tier, precision, need = _placement(size, options, tokens, compute_device(ranks, size))
+    device = compute_device(ranks, size)
+    if ranks is None:
+        device, tier, precision, need = _placement(size, options, tokens, device)
+    else:  # which have to stay together
+        tier, precision, need = _memory_plan(size, options, tokens, device)
     dtype = torch.bfloat16 if device.type == "cuda" and size.parameters > SMALL else torch.float32
     compiled = options.compile == "on" or (
         options.compile == "auto"
@@ -135,12 +139,10 @@ def _placement(
 ) -> tuple[torch.device, Tier, Precision, float]:
     """Where and how the transformer is kept, and what it needs. A small one goes to the CPU where others fill the
     graphics card."""
-    is_small = size.parameters <= SMALL
-    if is_small and device.type == "cuda":
-        options = replace(options, precision="exact")
     try:
         return device, *_memory_plan(size, options, tokens, device, held_gib)
     except Ex4dError as error:
+        is_small = size.parameters <= SMALL
         if error.code != "out_of_memory" or not is_small or device.type != "cuda" or options.tier != "auto":
             raise
     device = torch.device("cpu")
@@ -154,8 +156,9 @@ def _memory_plan(
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return chosen_tier(options.tier, options.precision, free / GIB + held_gib, *arguments)
-    tier, precision, need = chosen_tier("48", "exact", float("inf"), *arguments)
+        precision = "exact" if size.parameters <= SMALL else options.precision
+        return chosen_tier(options.tier, precision, free / GIB + held_gib, *arguments)
+    tier, exact, need = chosen_tier("48", "exact", float("inf"), *arguments)
     if size.parameters > NEEDS_CARD:
         smallest = _smallest_need(arguments)
         raise Ex4dError(
@@ -174,7 +177,7 @@ def _memory_plan(
             "Close other programs, or use preset preview.",
             "preset:preview",
         )
-    return tier, precision, need
+    return tier, exact, need
 
 
 def _smallest_need(arguments: tuple[int, int, int, int, float]) -> float:

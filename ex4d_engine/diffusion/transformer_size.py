@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..errors import Ex4dError
-from .loading import check_model_folder
+from .bundled_codec import BundledCodec
+from .loading import autoencoder_class, check_model_folder
 from .tiers import VAE_GIB_PER_MEGAPIXEL
 
 BUNDLED_CODEC_GIB_PER_MEGAPIXEL: Final = 5.0
@@ -38,9 +39,9 @@ def transformer_size(folder: Path) -> TransformerSize:
     """
     check_model_folder(folder)
     path = folder / "transformer" / "config.json"
+    is_bundled = autoencoder_class(folder) is BundledCodec
     try:
-        is_bundled = _json(folder / "vae" / "config.json").get("_class_name") == "BundledCodec"
-        config = _json(path)
+        config = json.loads(path.read_text(encoding="utf-8"))
         heads, head = int(config["num_attention_heads"]), int(config["attention_head_dim"])
         layers, ffn = int(config["num_layers"]), int(config["ffn_dim"])
         attention = 8 if config.get("image_dim") is None else 10
@@ -53,7 +54,3 @@ def transformer_size(folder: Path) -> TransformerSize:
     parameters = layers * (attention * width * width + 2 * width * ffn) + 8 * width * width
     vae_gib = BUNDLED_CODEC_GIB_PER_MEGAPIXEL if is_bundled else VAE_GIB_PER_MEGAPIXEL
     return TransformerSize(parameters, layers, width, heads, vae_gib)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

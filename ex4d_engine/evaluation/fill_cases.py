@@ -134,8 +134,6 @@ def fill_cases(
     lacking = {swing.name: scenes for swing in swings}
     for seed in range(HELD_OUT_SEED + first, HELD_OUT_SEED + first + 20 * scenes + 20):
         wanted = [swing for swing in swings if lacking[swing.name]]
-        if not wanted:
-            return
         stage = _Stage.built(seed, frames, size, device)
         paths = {}
         for swing in wanted:
@@ -147,9 +145,10 @@ def fill_cases(
         yield from stage.cases({name: path for name, path in paths.items() if f"{name}_{seed}" not in drawn})
         for name in paths:
             lacking[name] -= 1
-    raise Ex4dError(
-        "bad_request", f"Hardly any scene has room for {', '.join(lacking)} degrees.", "Choose other orbits or seeds."
-    )
+        if not any(lacking.values()):
+            return
+    cramped = ", ".join(name for name, count in lacking.items() if count)
+    raise Ex4dError("bad_request", f"Hardly any scene has room for {cramped} degrees.", "Choose other orbits or seeds.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from ..errors import Ex4dError
 from ..progress import Silent
 from .fill_cases import FillCase
 from .fill_conditioning import FillConditioning
-from .fill_rows import restored
+from .fill_folder import row_folder
+from .fill_rows import CLASSICAL, restored
 
 MAIN_STEPS: Final = 4
 BASE: Final = "base model"
@@ -56,10 +58,21 @@ def model_rows(folder: Path, adapters: Mapping[str, Path], steps: Sequence[int] 
         steps: further numbers of steps for the full one.
 
     Raises:
-        Ex4dError: `model_missing` naming an adapter that is not there.
+        Ex4dError: `model_missing` naming an adapter that is not there; `bad_request` for a name that would be
+            another row's, and for no steps.
     """
     own = folder_adapter(folder)
     named = dict(adapters) or ({} if own is None else {FULL: own})
+    rows_of = Counter(row_folder(row) for row in (*CLASSICAL, BASE, *named))
+    for name in named:
+        if "," in name or not row_folder(name) or rows_of[row_folder(name)] > 1:
+            raise Ex4dError(
+                "bad_request",
+                f"An adapter cannot have the name {name!r} here.",
+                "Name it with Latin letters or digits, without commas, unlike every other row.",
+            )
+    if any(count < 1 for count in steps):
+        raise Ex4dError("bad_request", f"A model fills nothing in {min(steps)} steps.", "Give 1 or more.")
     for path in named.values():
         if not path.exists():
             raise Ex4dError("model_missing", f"There is no EX-4D adapter {path}.", "Correct the path.")

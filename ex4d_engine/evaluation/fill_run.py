@@ -6,6 +6,7 @@ Scenes are drawn and models sampled in this process, on its device; all else is 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter, deque
@@ -33,6 +34,7 @@ from .fill_rows import CLASSICAL
 from .fill_table import summary, table
 
 SHEET_CASES: Final = 6  # of each swing, in its contact sheet
+WAITING: Final = 64  # jobs, of which each may hold the 13 MB of a fill and its holes
 AHEAD: Final = 8  # cases whose conditioning is prepared while another is sampled
 
 
@@ -67,15 +69,15 @@ def compare_fills(
     planned = [] if model is None else model_rows(model, adapters or {}, steps)
     with ExitStack() as stack:
         # two pools: what a model waits for must not queue behind all the other rows
-        scoring = stack.enter_context(worker_pool(workers - workers // 4))
-        preparing = stack.enter_context(worker_pool(workers // 4 if planned else 0))
-        jobs = list(_classical(folder, settings, device, reporter, scoring))
+        scoring = worker_pool(workers - workers // 4)
+        stack.callback(scoring.shutdown, cancel_futures=True)
+        preparing = worker_pool(workers // 4 if planned else 0)
+        stack.callback(preparing.shutdown, cancel_futures=True)
+        jobs = _classical(folder, settings, device, reporter, scoring)
         if model is not None:
-            jobs += _sampled(folder, model, planned, device, reporter, scoring, preparing)
-        for done, job in enumerate(jobs):
-            reporter.check()
-            reporter.progress("score", done, len(jobs))
-            job.result()
+            sampled = _sampled(folder, model, planned, device, reporter, scoring, preparing)
+            jobs = itertools.chain(jobs, sampled)
+        _finish(jobs, reporter)
     rows = [*CLASSICAL, *(row.name for row in planned)]
     leader = "preview"
     if len(planned) > 1:
@@ -84,6 +86,19 @@ def compare_fills(
 
 
 # ------------------------------------------------------------------------------------------- stages
+
+
+def _finish(jobs: Iterator[Future[None]], reporter: Reporter) -> None:
+    """Waits for jobs while others are begun; the first that fails ends it. Few wait, as each may hold a clip."""
+    waiting: deque[Future[None]] = deque()
+    for job in jobs:
+        waiting.append(job)
+        while waiting and (waiting[0].done() or len(waiting) > WAITING):
+            waiting.popleft().result()
+    for done, job in enumerate(waiting):
+        reporter.check()
+        reporter.progress("score", done, len(waiting))
+        job.result()
 
 
 def _classical(

@@ -27,6 +27,7 @@ Weights = NDArray[np.float64]
 LONG_SIDE: Final = 48
 BLUR: Final = 1.5  # pixels of LONG_SIDE: what a first-order shift reaches
 SPANS_S: Final = (0.25, 0.4, 0.6, 0.9, 1.3, 1.9, 2.6)  # seconds between the ends that are tried
+FASTEST: Final = 120.0  # frames a second; of more, as of a wrongly labelled clip, too many pictures would be kept
 FEWEST_MIXED: Final = 4  # frames; fewer are as good as a hard cut, which is found otherwise
 _LOOKED_AT: Final = 9  # frames between the ends
 _BLANK: Final = 4.0  # standard deviation of a picture with nothing in it, in 255ths
@@ -75,7 +76,7 @@ class DissolveFinder:
     """
 
     def __init__(self, rate: float) -> None:
-        self._spans = sorted({max(FEWEST_MIXED + 1, round(span * rate)) for span in SPANS_S})
+        self._spans = sorted({max(FEWEST_MIXED + 1, round(span * min(rate, FASTEST))) for span in SPANS_S})
         self._looks: deque[_Look] = deque(maxlen=self._spans[-1] + 1)
         self._found: list[tuple[Dissolve, int]] = []  # each with the number of pairs of ends it was seen between
 

@@ -93,7 +93,14 @@ def _draft_models(options: GenerateOptions) -> PresetModels:
             action="preset:preview",
         )
     folder = Path(options.model).expanduser().absolute() if options.model else bundled_folder()
-    return PresetModels(folder, adapter_path(options.adapter) if options.adapter else None, None)
+    adapter = adapter_path(options.adapter) if options.adapter else None
+    if adapter is None and folder.is_dir() and not _holds_adapter(folder):
+        raise Ex4dError(
+            "model_missing",
+            f"The model folder {folder} lacks its adapter, ex4d.safetensors.",
+            "Install this model again, or name an adapter that was trained for it.",
+        )
+    return PresetModels(folder, adapter, None)
 
 
 def _holds_adapter(folder: Path) -> bool:

@@ -58,18 +58,12 @@ def camera_path(plan: Plan, draw: Draw, frames: int, height: int, width: int) ->
         ],
         -1,
     )
-    start = torch.stack(
-        [
-            torch.zeros(batch),
-            -(plan.height(torch.zeros(batch), torch.zeros(batch)) + plan.eye_height),
-            torch.zeros(batch),
-        ],
-        -1,
-    )
+    start = plan.eye()
     eye = eye + start[:, None]
     # by hand: slow sway, tremor and, when walking, the step; less of it on every other move
     hand = torch.where(of("handheld"), 1.0, draw.uniform((*batch, 1), 0.0, 0.35) * draw.coin((*batch, 1), 0.6))
     hand = torch.where(of("still"), 0.0, hand) * draw.log_uniform((*batch, 1), 0.3, 1.6)
+    steadied = (plan.fov[:, None] / 0.6).clamp_max(1.0)  # with a long lens a tripod or a stabiliser takes most of it
     shake = _shake(draw, batch, t, 6) * hand[..., None]
     eye = eye + shake[..., :3] * room[..., None] * 0.05
 
@@ -85,8 +79,8 @@ def camera_path(plan: Plan, draw: Draw, frames: int, height: int, width: int) ->
     heading = torch.atan2(forward[..., 0], forward[..., 2]) + plan.aim[:, None]
     pitch = torch.atan2(-forward[..., 1], torch.hypot(forward[..., 0], forward[..., 2])) + plan.tilt[:, None]
     sweep = sign * share * plan.fov[:, None] * draw.uniform((*batch, 1), 0.1, 0.8)
-    heading = heading + torch.where(of("pan"), sweep, zero) + shake[..., 3] * 0.03
-    pitch = pitch + torch.where(of("pan"), sweep * draw.normal((*batch, 1), 0.35), zero) + shake[..., 4] * 0.03
+    heading = heading + torch.where(of("pan"), sweep, zero) + shake[..., 3] * 0.03 * steadied
+    pitch = pitch + torch.where(of("pan"), sweep * draw.normal((*batch, 1), 0.35), zero) + shake[..., 4] * 0.03 * steadied
     roll = (
         draw.normal((*batch, 1), 0.03)
         + draw.normal((*batch, 1), 0.12) * draw.coin((*batch, 1), 0.12)

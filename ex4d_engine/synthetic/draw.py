@@ -40,6 +40,12 @@ class Draw:
         drawn = torch.rand(tuple(shape), generator=self._generator) * ladder[-1]
         return torch.searchsorted(ladder, drawn, right=True).clamp_max(len(weights) - 1)
 
+    def pick_each(self, weights: torch.Tensor) -> torch.Tensor:
+        """An index (B,), int64, for each row of weights (B, n)."""
+        ladder = weights.cumsum(-1)
+        drawn = torch.rand(len(weights), 1, generator=self._generator) * ladder[:, -1:]
+        return (drawn >= ladder).sum(-1).clamp_max(weights.shape[1] - 1)
+
     def integer(self, shape: Sequence[int], low: int, high: int) -> torch.Tensor:
         """Evenly among low … high − 1, int64."""
         return torch.randint(low, high, tuple(shape), generator=self._generator)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 import torch
@@ -13,9 +14,22 @@ from .draw import Draw
 Span = tuple[float, float]
 
 
+class Backdrop(IntEnum):
+    """What closes the view behind the subject."""
+
+    NONE = 0
+    WALL = 1
+    WOODS = 2
+    LAMPS = 3  # points of light in the dark: a street or a party at night
+
+
 @dataclass(frozen=True)
 class Setting:
-    """Ranges for one kind of place. Lengths in metres, counts as numbers of things."""
+    """Ranges for one kind of place. Lengths in metres, counts as numbers of things.
+
+    Where `level` is set, the eye's height counts from the subject's, in distances from it: a close-up is framed
+    around its subject, whatever the ground does.
+    """
 
     weight: float
     eye_height: Span
@@ -24,11 +38,16 @@ class Setting:
     fov_deg: Span
     near: float  # nothing stands closer than this share of the subject's distance
     far: Span
+    level: bool = False
     indoor: float = 0.0
     ground: float = 1.0
+    backdrop: tuple[float, float, float, float] = (1, 0, 0, 0)  # weights, in the order of `Backdrop`
     table: float = 0.0
     people: Span = (0, 0)
     subject_person: float = 0.0
+    subject_animal: float = 0.0
+    subject_hand: float = 0.0
+    branches: Span = (0, 0)
     trees: Span = (0, 0)
     bushes: Span = (0, 0)
     flowers: Span = (0, 0)
@@ -54,18 +73,35 @@ SETTINGS: Final[dict[str, Setting]] = {
                       fog=0.25),
     "room": Setting(1.4, (0.8, 1.8), (1.5, 4.5), (0.4, 1.4), (45, 90), 0.35, (3, 7), indoor=1, people=(0, 2.5),
                     bushes=(0, 1.5), furniture=(2, 8), clutter=(4, 16), clutter_size=(0.06, 0.4), fog=0),
-    "tabletop": Setting(1.1, (0.15, 0.7), (0.35, 1.1), (0.02, 0.15), (25, 65), 0.5, (1.0, 4), indoor=0.85, table=1,
+    "tabletop": Setting(0.9, (0.15, 0.7), (0.35, 1.1), (0.02, 0.15), (25, 65), 0.5, (1.0, 4), indoor=0.85, table=1,
                         flowers=(0, 4), clutter=(6, 20), clutter_size=(0.02, 0.12), defocus=(0.1, 0.8), fog=0),
-    "portrait outdoors": Setting(1.4, (1.2, 1.75), (0.7, 2.6), (1.2, 1.6), (22, 60), 0.75, (15, 60), people=(1, 3),
+    "portrait outdoors": Setting(1.1, (1.2, 1.75), (0.7, 2.6), (1.2, 1.6), (22, 60), 0.75, (15, 60), people=(1, 3),
                                  subject_person=1, trees=(0, 5), bushes=(0, 4), houses=(0, 7), grass=0.3, poles=(0, 3),
                                  clutter=(0, 5), clutter_size=(0.1, 0.5), hills=0.3, defocus=(0.2, 1.0)),
-    "portrait indoors": Setting(1.2, (1.1, 1.75), (0.6, 2.2), (1.2, 1.6), (25, 65), 0.75, (2.5, 6), indoor=1,
+    "portrait indoors": Setting(0.9, (1.1, 1.75), (0.6, 2.2), (1.2, 1.6), (25, 65), 0.75, (2.5, 6), indoor=1,
     people=(1, 2.5),
                                 subject_person=1, furniture=(1, 5), clutter=(2, 10), clutter_size=(0.06, 0.4),
                                 defocus=(0.1, 0.9), fog=0),
-    "macro": Setting(1.5, (0.1, 0.6), (0.18, 0.7), (0.1, 0.5), (20, 55), 0.5, (3, 30), flowers=(3, 14), grass=0.6,
-                     trees=(0, 3), bushes=(1, 6), leaves=0.7, ground=0.9, clutter=(0, 3), clutter_size=(0.02, 0.08),
-                     defocus=(0.4, 1.2), hills=0.3),
+    "macro": Setting(0.9, (0.1, 0.6), (0.18, 0.7), (0.1, 0.5), (20, 55), 0.5, (3, 30), flowers=(3, 14), grass=0.6,
+                     trees=(0, 3), bushes=(1, 6), leaves=0.7, ground=0.9, backdrop=(2, 0.2, 1, 0), clutter=(0, 3),
+                     clutter_size=(0.02, 0.08), defocus=(0.4, 1.6), hills=0.3),
+    "flower": Setting(1.6, (-0.25, 0.5), (0.25, 1.0), (0.5, 1.3), (13, 42), 0.5, (3, 40), level=True, ground=0.1,
+                      backdrop=(0.4, 0.4, 2.6, 0.2), flowers=(1, 12), leaves=0.45, bushes=(0, 2), branches=(0, 1.5),
+                      defocus=(0.6, 2.6), fog=0.15),
+    "branch": Setting(0.9, (-0.7, 0.25), (0.35, 2.0), (1.0, 2.2), (13, 42), 0.5, (4, 60), level=True, ground=0.1,
+                      backdrop=(1, 0.4, 1.4, 0.2), branches=(1, 6), leaves=0.3, trees=(0, 2),
+                      defocus=(0.4, 2.4), fog=0.2),
+    "bust": Setting(1.5, (-0.12, 0.15), (0.75, 2.2), (1.4, 1.62), (12, 36), 0.8, (4, 50), level=True, indoor=0.4,
+                    ground=0.5, backdrop=(1.2, 0.8, 1.2, 0.5), people=(1, 2.5), subject_person=1, furniture=(0, 4),
+                    trees=(0, 2), houses=(0, 4), branches=(0, 1), clutter=(0, 6), clutter_size=(0.06, 0.4),
+                    defocus=(0.5, 2.5)),
+    "animal": Setting(0.9, (-0.1, 0.5), (0.5, 2.4), (0.12, 0.7), (15, 46), 0.7, (4, 40), level=True, indoor=0.25,
+                      ground=0.55, backdrop=(0.8, 0.5, 1.4, 0.1), subject_animal=1, branches=(0, 1), grass=0.5,
+                      furniture=(0, 3), bushes=(0, 3), leaves=0.15, defocus=(0.4, 2.4)),
+    "hand": Setting(0.8, (-0.1, 0.9), (0.3, 0.9), (0.04, 0.3), (22, 55), 0.6, (1.5, 6), level=True, indoor=0.7,
+                    ground=0.3, table=0.65, backdrop=(0.4, 1, 0.8, 0.4), subject_hand=1, people=(0, 0.6),
+                    clutter=(2, 14), clutter_size=(0.02, 0.12), flowers=(0, 1.5), furniture=(0, 2),
+                    defocus=(0.3, 2.0), fog=0),
     "park": Setting(1.2, (1.0, 2.0), (3, 10), (0.7, 1.6), (35, 80), 0.35, (20, 70), people=(1, 5), subject_person=0.6,
                     trees=(1, 6), bushes=(0, 6), flowers=(0, 6), grass=0.6, furniture=(0, 2), poles=(0, 4),
                     houses=(0, 4),
@@ -94,6 +130,7 @@ class Plan:
         aim: radians, how far to the side of the subject the camera looks; `tilt` likewise upwards.
         reach: metres, the farthest things stand here (a room's walls, a street's end).
         pace: how fast things happen, 1 = 24 frames a second.
+        backdrop: int64, a `Backdrop`.
         ground_form: (B, 5): height = a·(x − x0)² + b·(z − z0)² + c, as (a, b, x0, z0, c).
     """
 
@@ -108,6 +145,7 @@ class Plan:
     indoor: torch.Tensor
     ground: torch.Tensor
     ground_form: torch.Tensor
+    backdrop: torch.Tensor
     table: torch.Tensor
     pace: torch.Tensor
     defocus: torch.Tensor
@@ -122,6 +160,11 @@ class Plan:
     def chance(self, draw: Draw, thing: str) -> torch.Tensor:
         """(B,) whether the scene has it."""
         return draw.coin(self.setting.shape, _of(self.setting, thing))
+
+    def eye(self) -> torch.Tensor:
+        """(B, 3) where the camera of the plan stands."""
+        origin = torch.zeros(len(self.setting))
+        return torch.stack([origin, -(self.height(origin, origin) + self.eye_height), origin], -1)
 
     def height(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The ground's height at (B, …) points, metres upwards."""
@@ -171,6 +214,10 @@ def make_plan(draw: Draw, batch: int, frames: int) -> Plan:
     ground_there = a * x0 * x0 + b * (distance - z0).square() + ground_form[:, 4]
     subject = torch.stack([torch.zeros(batch), -(ground_there + subject_height), distance], -1)
     eye_height = span("eye_height")
+    level = _of(setting, "level") > 0
+    over_subject = ground_there - ground_form[:, 4] - a * x0 * x0 - b * z0 * z0 + subject_height
+    eye_height = torch.where(level, over_subject + distance * eye_height, eye_height).clamp_min(0.05)
+    chosen = draw.pick_each(torch.tensor([SETTINGS[name].backdrop for name in NAMES])[setting])
     return Plan(
         setting=setting,
         eye_height=eye_height,
@@ -183,6 +230,7 @@ def make_plan(draw: Draw, batch: int, frames: int) -> Plan:
         indoor=indoor,
         ground=draw.coin((batch,), _of(setting, "ground")),
         ground_form=ground_form,
+        backdrop=torch.where(indoor, Backdrop.NONE, chosen),
         table=table,
         pace=draw.log_uniform((batch,), 0.3, 2.5).clamp_max(LONGEST_S * 24 / max(frames, 1)),
         defocus=span("defocus") * draw.coin((batch,), 0.85),

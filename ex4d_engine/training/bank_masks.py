@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ MIXES: Final = {
 """Weights of rendering masks, tracking masks, both united and none, by the name of the mix."""
 _EROSIONS: Final = (3, 5, 7, 9)
 """Sides in pixels that a mask's kept region shrinks by, one a mask: small pictures are eroded by less than large."""
+
+_NICE: Final = 10  # how far behind the training its mask drawers stand in the queue for a core
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class MaskDrawer:
         if workers > 0:
             # spawned, as forking a process that uses a graphics card breaks it
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_on_one_core)
+            self._pool = ProcessPoolExecutor(workers, context, initializer=_beside_the_training)
 
     def __enter__(self) -> Self:
         return self
@@ -166,5 +171,16 @@ def drawn(future: Future[list[WindowMask]]) -> list[WindowMask]:
         ) from error
 
 
-def _on_one_core() -> None:
+def _beside_the_training() -> None:
+    """A worker's life: on one core, after the process that trains, and no longer than it."""
     cv2.setNumThreads(1)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -17,7 +17,8 @@ from ..diffusion.bundled_codec import BundledCodec
 from ..diffusion.loading import folder_adapter
 from .adapter_export import adapter_tensors, layer_sizes
 from .adapter_network import AdapterNetwork, trained_parameters, with_adapter
-from .bundled_conditioning import first_frame_condition, normalised_latents, ray_latents
+from .bank_masks import BankMasks
+from .bundled_conditioning import first_frame_condition, hole_weights, kept_blocks, normalised_latents, ray_latents
 from .bundled_objective import SHEET_NAME, HeldOut, Velocity, flow_loss
 from .bundled_parts import compile_blocks, constant_text, load_transformer, save_model_folder
 from .bundled_run import BundledTraining, new_state
@@ -34,6 +35,7 @@ class AdapterStage:
     Args:
         settings: how it is trained.
         shape: of the adapter.
+        masks: those of the bank's clips.
         codec: frozen, on the device.
         bank: clips with masks to learn from.
         held_out: clips with masks that are never learned from.
@@ -47,12 +49,13 @@ class AdapterStage:
         self,
         settings: BundledTraining,
         shape: AdapterShape,
+        masks: BankMasks,
         codec: BundledCodec,
         bank: ClipBank,
         held_out: MaskedClips,
         start: Path,
     ) -> None:
-        self._settings, self._shape, self._codec, self._bank = settings, shape, codec, bank
+        self._settings, self._shape, self._masks, self._codec, self._bank = settings, shape, masks, codec, bank
         self._base = load_transformer(start)
         self._layers = layer_sizes(self._base)
         network = with_adapter(copy.deepcopy(self._base), shape, settings.seed, folder_adapter(start))
@@ -64,20 +67,30 @@ class AdapterStage:
         self._network = network
         self._held_out = HeldOut(held_out, normalised_latents(codec, held_out.video), codec)
         self._shown = (held_out.video + 1) * held_out.keep - 1
-        self._conditioning = self._conditioned(held_out)
+        self._conditioning = self._conditioned(held_out, self._held_out.target)
 
     def identity(self) -> dict[str, Any]:
         shape = self._shape
-        return {"stage": "adapter", "rank": shape.rank, "alpha": shape.alpha, "camera_channels": shape.camera_channels}
+        return {
+            "stage": "adapter",
+            "rank": shape.rank,
+            "alpha": shape.alpha,
+            "camera_channels": shape.camera_channels,
+            "masks": self._masks.mix,
+        }
 
-    def material(self, step: int, frames: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Latents (B, C, f, h, w), and the conditioning's: first frame (B, 4 + C, f, h, w), colour and mask."""
+    def material(self, step: int, frames: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Latents (B, C, f, h, w); the conditioning's: first frame (B, 4 + C, f, h, w), colour and mask; and how much
+        each block counts."""
         clips = self._bank.masked_batch(step, self._settings.batch, frames)
-        return normalised_latents(self._codec, clips.video), self._conditioned(clips)
+        target = normalised_latents(self._codec, clips.video)
+        weights = hole_weights(kept_blocks(clips.keep), self._settings.hole_weight)
+        return target, self._conditioned(clips, target), weights
 
-    def loss(self, step: int, material: tuple[Tensor, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        target, conditioning = material
-        return flow_loss(_velocity(self._network, *conditioning), self._codec, target, self._settings.seed, step)
+    def loss(self, step: int, material: tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        target, conditioning, weights = material
+        velocity = _velocity(self._network, *conditioning)
+        return flow_loss(velocity, self._codec, target, self._settings.own_seed, step, weights)
 
     def save_model(self) -> list[Path]:
         average = copy.deepcopy(self._average)
@@ -95,8 +108,9 @@ class AdapterStage:
         self._held_out.write_sheet(path, self._averaged, self._shown)
         return path
 
-    def _conditioned(self, clips: MaskedClips) -> tuple[Tensor, Tensor, Tensor]:
-        return first_frame_condition(self._codec, clips.video), *ray_latents(self._codec, clips.video, clips.keep)
+    def _conditioned(self, clips: MaskedClips, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first = first_frame_condition(self._codec, clips.video, target)
+        return first, *ray_latents(self._codec, clips.video, clips.keep)
 
     def _averaged(self, clips: slice) -> Velocity:
         condition, colour, mask = self._conditioning

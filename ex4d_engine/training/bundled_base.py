@@ -21,7 +21,9 @@ from ..diffusion.bundled_codec import BundledCodec
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from .bundled_conditioning import (
     as_pixels,
+    first_frame_condition,
     first_frame_known,
+    hole_weights,
     image_condition,
     latent_size,
     normalised_latents,
@@ -81,26 +83,28 @@ class BaseStage:
             compile_blocks(transformer)
         self._transformer = transformer
         self._held_out = HeldOut(held_out, normalised_latents(codec, held_out.video), codec)
-        known = first_frame_known(len(held_out.video), latent_size(held_out.video), settings.device)
-        self._shown = held_out.video * as_pixels(known)
-        self._condition = image_condition(codec, held_out.video, known)
+        known = first_frame_known(len(held_out.video), latent_size(held_out.video))
+        self._shown = held_out.video * as_pixels(known).to(settings.device)
+        self._condition = first_frame_condition(codec, held_out.video, self._held_out.target)
 
     def identity(self) -> dict[str, Any]:
         shape = {name: list(value) if isinstance(value, tuple) else value for name, value in self._base.shape.items()}
         return {"stage": "base", "known_share": self._base.known_share, "shape": shape}
 
-    def material(self, step: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, f, h, w) and their condition (B, 4 + C, f, h, w)."""
+    def material(self, step: int, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, C, f, h, w), their condition (B, 4 + C, f, h, w), and how much each block counts."""
         settings = self._settings
         video = self._bank.batch(step, settings.batch, frames)
-        rng = np.random.default_rng([settings.seed, step])
-        known = random_known(rng, len(video), latent_size(video), self._base.known_share, settings.device)
-        return normalised_latents(self._codec, video), image_condition(self._codec, video, known)
+        rng = np.random.default_rng([settings.own_seed, step])
+        known = random_known(rng, len(video), latent_size(video), self._base.known_share)
+        target = normalised_latents(self._codec, video)
+        condition = image_condition(self._codec, video, target, known)
+        return target, condition, hole_weights(condition[:, :1], settings.hole_weight)
 
-    def loss(self, step: int, material: tuple[Tensor, Tensor]) -> Tensor:
-        target, condition = material
+    def loss(self, step: int, material: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        target, condition, weights = material
         velocity = _velocity(self._transformer, condition)
-        return flow_loss(velocity, self._codec, target, self._settings.seed, step)
+        return flow_loss(velocity, self._codec, target, self._settings.own_seed, step, weights)
 
     def save_model(self) -> list[Path]:
         return [save_model_folder(self._settings.out, self._codec, self._average)]

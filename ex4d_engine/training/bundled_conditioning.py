@@ -11,12 +11,14 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..diffusion.bundled_codec import BLOCK, GROUP, BundledCodec
 from ..diffusion.scheduler import even_sigmas
 from .bundled_folder import BUNDLED_SHIFT
 from .depth_validation import autocast
 from .flow_matching import seeded
+from .host_transfer import sent
 
 STEPS: Final = 4
 """Denoising steps that it is made for."""
@@ -27,6 +29,8 @@ _SAMPLED_SHARE: Final = 0.25  # of the noise levels are those of `STEPS`; the ot
 def normalised_latents(codec: BundledCodec, video: Tensor) -> Tensor:
     """Latents (B, C, f, h, w) float32 of a video (B, 3, F, H, W) in [−1, 1]."""
     mean, std = statistics(codec, video.device)
+    if video.device.type == "cuda":
+        video = video.bfloat16()  # as its first layers would; here it halves what is moved about before them
     with autocast(video.device):
         latents: Tensor = codec.encode(video).latent_dist.mode()
     return (latents.float() - mean) / std
@@ -44,36 +48,37 @@ def statistics(codec: BundledCodec, device: torch.device) -> tuple[Tensor, Tenso
     """Mean and deviation of the codec's latents, each (1, C, 1, 1, 1)."""
     config = codec.config
     mean, std = (
-        torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
+        sent(torch.tensor(values), device).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
     )
     return mean, std
 
 
-def image_condition(codec: BundledCodec, video: Tensor, known: Tensor) -> Tensor:
+def image_condition(codec: BundledCodec, video: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Wan's image-to-video condition (B, 4 + C, f, h, w): which frames are known, and the latents of what is.
+
+    The codec encodes each latent frame for itself. So only clips that know a frame in part are encoded again: where a
+    whole frame is known its latent is the target's, where nothing is known that of grey, as in Wan.
 
     Args:
         codec: the codec.
         video: (B, 3, F, H, W) in [−1, 1].
-        known: (B, 1, f, h, w), 1 where a block of the video is known, else 0; `first_frame_known` is plain Wan's. The
-            four frames of a latent one are known together. What is not known is grey, as in Wan.
+        target: (B, C, f, h, w) its normalised latents.
+        known: (B, 1, f, h, w) on the CPU, 1 where a block of the video is known, else 0; `first_frame_known` is plain
+            Wan's. The four frames of a latent one are known together.
     """
-    shown = video * as_pixels(known)
-    return torch.cat([known.expand(-1, GROUP, -1, -1, -1), normalised_latents(codec, shown)], dim=1)
+    here = sent(known, video.device)
+    grey = normalised_latents(codec, torch.zeros(1, 3, 1, *video.shape[-2:], device=video.device))
+    latents = torch.where(here > 0, target, grey)
+    if partly := _partly_known(known):
+        clips = sent(torch.tensor(partly), video.device)
+        shown = video.index_select(0, clips) * as_pixels(here.index_select(0, clips))
+        latents.index_copy_(0, clips, normalised_latents(codec, shown))
+    return torch.cat([here.expand(-1, GROUP, -1, -1, -1), latents], dim=1)
 
 
-def first_frame_condition(codec: BundledCodec, video: Tensor) -> Tensor:
-    """`image_condition` of a video whose first frame alone is known, without encoding all the grey ones.
-
-    The codec encodes each latent frame for itself.
-    """
-    batch, _, _, height, width = video.shape
-    frames, rows, columns = latent_size(video)
-    first = normalised_latents(codec, video[:, :, :1])
-    grey = normalised_latents(codec, torch.zeros(1, 3, 1, height, width, device=video.device))
-    latents = torch.cat([first, grey.expand(batch, -1, frames - 1, -1, -1)], dim=2)
-    known = first_frame_known(batch, (frames, rows, columns), video.device)
-    return torch.cat([known.expand(-1, GROUP, -1, -1, -1), latents], dim=1)
+def first_frame_condition(codec: BundledCodec, video: Tensor, target: Tensor) -> Tensor:
+    """`image_condition` of a video whose first frame alone is known."""
+    return image_condition(codec, video, target, first_frame_known(len(video), latent_size(video)))
 
 
 def ray_latents(codec: BundledCodec, video: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,18 +101,16 @@ def latent_size(video: Tensor) -> tuple[int, int, int]:
     return 1 + (frames - 1) // GROUP, height // BLOCK, width // BLOCK
 
 
-def first_frame_known(batch: int, size: tuple[int, int, int], device: torch.device) -> Tensor:
-    """(B, 1, f, h, w): the first frame and nothing else."""
-    known = torch.zeros(batch, 1, *size, device=device)
+def first_frame_known(batch: int, size: tuple[int, int, int]) -> Tensor:
+    """(B, 1, f, h, w) on the CPU: the first frame and nothing else."""
+    known = torch.zeros(batch, 1, *size)
     known[:, :, 0] = 1
     return known
 
 
-def random_known(
-    rng: np.random.Generator, batch: int, size: tuple[int, int, int], share: float, device: torch.device
-) -> Tensor:
-    """(B, 1, f, h, w): the first frame, and in a share of the clips more: other frames, boxes that move, or all but
-    such boxes or a side that closes.
+def random_known(rng: np.random.Generator, batch: int, size: tuple[int, int, int], share: float) -> Tensor:
+    """(B, 1, f, h, w) on the CPU: the first frame, and in a share of the clips more: other frames, boxes that move,
+    or all but such boxes or a side that closes.
 
     A network that learns from nothing learns faster from clips of which it sees a part: it first learns to copy, then
     to continue, then to invent.
@@ -117,7 +120,7 @@ def random_known(
         if rng.random() < share:
             clip[:] = _KNOWN[int(rng.integers(len(_KNOWN)))](rng, size)
         clip[0] = 1
-    return torch.from_numpy(known)[:, None].to(device)
+    return torch.from_numpy(known)[:, None]
 
 
 def noise_levels(seed: int, step: int, batch: int) -> Tensor:
@@ -127,6 +130,26 @@ def noise_levels(seed: int, step: int, batch: int) -> Tensor:
     sampled = even_sigmas(STEPS)[torch.randint(STEPS, (batch,), generator=generator)]
     even = torch.where(torch.rand(batch, generator=generator) < _SAMPLED_SHARE, sampled, even)
     return BUNDLED_SHIFT * even / (1 + (BUNDLED_SHIFT - 1) * even)
+
+
+def hole_weights(kept: Tensor, weight: float) -> Tensor:
+    """(B, 1, f, h, w) with mean 1: how much a block counts, `weight` times as much in a hole as where all is kept.
+
+    What is kept is shown to the network and laid over its picture afterwards; what it has to learn is the holes.
+
+    Args:
+        kept: (B, 1, f, h, w) share of each block that is kept.
+        weight: 1 counts all alike.
+    """
+    weights = 1 + (weight - 1) * (1 - kept)
+    return weights / weights.mean()
+
+
+def kept_blocks(keep: Tensor) -> Tensor:
+    """(B, 1, f, h, w) share of each block that is kept, of pixels (B, 1, F, H, W)."""
+    frames = functional.avg_pool3d(keep, (1, BLOCK, BLOCK))
+    later = frames[:, :, 1:].unflatten(2, (-1, GROUP)).mean(3)
+    return torch.cat([frames[:, :, :1], later], dim=2)
 
 
 def channel_weights(codec: BundledCodec, device: torch.device) -> Tensor:
@@ -139,6 +162,12 @@ def channel_weights(codec: BundledCodec, device: torch.device) -> Tensor:
 
 
 # --- what is known ------------------------------------------------------------------------------------------------
+
+
+def _partly_known(known: Tensor) -> list[int]:
+    """Clips of (B, 1, f, h, w) in which a frame is known in part."""
+    share = known.flatten(3).mean(3)[:, 0]
+    return [clip for clip, frames in enumerate(share.tolist()) if any(0 < frame < 1 for frame in frames)]
 
 
 def _some_frames(rng: np.random.Generator, size: tuple[int, int, int]) -> np.ndarray:

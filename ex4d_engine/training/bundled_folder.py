@@ -21,8 +21,8 @@ from ..diffusion.loading import ADAPTER_FILE, ADAPTER_FOLDER, INDEX_FILE, OPTION
 from ..diffusion.scheduler import euler_scheduler
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError
-from ..files import prepare_folder
-from .tensor_saving import save_tensors
+from ..files import explain_os_error, prepare_folder, write_bytes
+from .tensor_saving import save_tensors, system_errors
 
 SHARD_BYTES: Final = 15_000_000
 BUNDLED_SHIFT: Final = 3.0
@@ -56,9 +56,13 @@ def write_bundled_folder(
     if folder.exists() and any(folder.iterdir()):
         raise Ex4dError("bad_request", f"{folder} is not empty.", "Remove it first, or choose another folder.")
     prepare_folder(folder)
-    for name, model in (("vae", codec), ("transformer", transformer)):
-        _save_half(model, folder / name, shard_bytes)
-    euler_scheduler(shift).save_pretrained(folder / "scheduler")
+    try:
+        with system_errors():
+            for name, model in (("vae", codec), ("transformer", transformer)):
+                _save_half(model, folder / name, shard_bytes)
+            euler_scheduler(shift).save_pretrained(folder / "scheduler")
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
     if adapter is not None:
         _save_adapter(folder, _half(adapter, "adapter"), shard_bytes)
     save_tensors(folder / PROMPT_FILE, {"prompt_embeds": prompt_embeds.float()})
@@ -71,7 +75,7 @@ def write_bundled_folder(
         "vae": ["ex4d_engine.diffusion.bundled_codec", "BundledCodec"],
     }
     # last: it is what the folder is known by
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_bytes(folder / INDEX_FILE, (json.dumps(index, indent=2) + "\n").encode("utf-8"))
 
 
 def _save_half(model: ModelMixin, folder: Path, shard_bytes: int) -> None:

@@ -23,6 +23,7 @@ from .bundled_folder import BUNDLED_SHIFT
 from .clip_bank import MaskedClips
 from .depth_validation import autocast
 from .flow_matching import seeded
+from .host_transfer import sent
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """The prediction of ε − x, (B, C, f, h, w), for noisy latents of that shape and their timesteps (B,)."""
@@ -31,9 +32,12 @@ SHEET_NAME: Final = "samples.jpg"
 _LEVELS: Final = (0.5, 0.75, 0.9, 1.0)
 """Noise levels that the held-out loss is the mean of: those that four steps are made at."""
 _COLUMNS: Final = 5  # of a sheet
+_SHEET_CLIPS: Final = 2
 
 
-def flow_loss(velocity: Velocity, codec: BundledCodec, target: Tensor, seed: int, step: int) -> Tensor:
+def flow_loss(
+    velocity: Velocity, codec: BundledCodec, target: Tensor, seed: int, step: int, weights: Tensor | None = None
+) -> Tensor:
     """The mean loss of a step's clips, each at a noise level of its own.
 
     Args:
@@ -41,17 +45,27 @@ def flow_loss(velocity: Velocity, codec: BundledCodec, target: Tensor, seed: int
         codec: says how much each channel counts.
         target: (B, C, f, h, w) normalised latents.
         seed, step: which noise and which levels.
+        weights: (B, 1, f, h, w) how much each block counts; None for all alike.
     """
     generator = torch.Generator(target.device).manual_seed(seeded(seed, "noise", step).initial_seed())
     noise = torch.randn(target.shape, generator=generator, device=target.device)
-    sigma = noise_levels(seed, step, len(target)).to(target.device)
-    return _loss_at(velocity, codec, target, noise, sigma)
+    sigma = sent(noise_levels(seed, step, len(target)), target.device)
+    return _loss_at(velocity, codec, target, noise, sigma, weights)
 
 
-def _loss_at(velocity: Velocity, codec: BundledCodec, target: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+def _loss_at(
+    velocity: Velocity,
+    codec: BundledCodec,
+    target: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
     level = sigma.view(-1, 1, 1, 1, 1)
     predicted = velocity((1 - level) * target + level * noise, sigma * NUM_TRAIN_TIMESTEPS)
     error = (predicted.float() - (noise - target)).square()
+    if weights is not None:
+        error = error * weights
     return (error * channel_weights(codec, target.device)).mean()
 
 
@@ -83,17 +97,16 @@ class HeldOut:
                 total += float(loss)
         return total / (len(self.target) * len(_LEVELS))
 
-    def write_sheet(self, path: Path, velocity_of: Callable[[slice], Velocity], shown: Tensor, count: int = 2) -> None:
-        """Writes a picture of `count` clips, three rows each: the clip, what the network is shown, what it makes of it.
+    def write_sheet(self, path: Path, velocity_of: Callable[[slice], Velocity], shown: Tensor) -> None:
+        """Writes a picture of the first clips, three rows each: the clip, what the network sees, what it makes of it.
 
         Args:
             path: of the picture (JPEG).
             velocity_of: the network's prediction for clips of a slice.
             shown: (N, 3, F, H, W) in [−1, 1].
-            count: of clips.
         """
         rows: list[NDArray[np.uint8]] = []
-        for number in range(min(count, len(self.target))):
+        for number in range(min(_SHEET_CLIPS, len(self.target))):
             one = slice(number, number + 1)
             made = decoded_video(self.codec, sampled_latents(velocity_of(one), _fixed_noise(number, self.target[one])))
             for video in (self.clips.video[one], shown[one], made):
@@ -105,11 +118,11 @@ class HeldOut:
 
 
 @torch.no_grad()
-def sampled_latents(velocity: Velocity, noise: Tensor, steps: int = STEPS) -> Tensor:
-    """Latents made of noise (B, C, f, h, w) in so many steps, without guidance."""
+def sampled_latents(velocity: Velocity, noise: Tensor) -> Tensor:
+    """Latents made of noise (B, C, f, h, w) in `STEPS` steps, without guidance."""
     scheduler = euler_scheduler(BUNDLED_SHIFT)
     latents = noise
-    for timestep in set_sampling_steps(scheduler, steps, noise.device):
+    for timestep in set_sampling_steps(scheduler, STEPS, noise.device):
         with autocast(noise.device):
             predicted = velocity(latents, timestep.expand(len(latents)))
         latents = scheduler.step(predicted.float(), timestep, latents, return_dict=False)[0]

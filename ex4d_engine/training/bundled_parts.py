@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import shutil
@@ -126,6 +127,7 @@ def save_model_folder(
     """
     folder, fresh, old = out / MODEL_FOLDER, out / f".{MODEL_FOLDER}.new", out / f".{MODEL_FOLDER}.old"
     try:
+        _put_back(old, folder)  # of a run that was ended between the two renames below
         for left_over in (fresh, old):
             shutil.rmtree(left_over, ignore_errors=True)
         text = constant_text(transformer).cpu()
@@ -134,7 +136,16 @@ def save_model_folder(
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise explain_os_error(error, folder) from error
+    finally:
+        with contextlib.suppress(OSError):  # it must not hide the first one
+            _put_back(old, folder)
+        for left_over in (fresh, old) if folder.exists() else (fresh,):
+            shutil.rmtree(left_over, ignore_errors=True)
     return folder
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    if old.exists() and not folder.exists():
+        old.rename(folder)

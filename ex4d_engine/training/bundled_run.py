@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import Cancelled, Ex4dError
 from ..files import prepare_folder
-from .checkpoint import RunState, load_checkpoint, save_checkpoint
+from .bundled_ranks import share_gradient, shared_clock
+from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .clip_bank import ClipBank
 from .depth_trainer import rate_at
 from .depth_validation import autocast
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
 _AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LARGEST_GRADIENT: Final = 1.0
+_RANK_SEEDS: Final = 1_000_003  # from one rank to the next
 _DISK_BYTES: Final = 1500 * 2**20  # two checkpoints and the model, as one is written beside the last
 
 
@@ -42,6 +44,8 @@ class BundledTraining:
     frames: of a step's clips, 4k + 1; of several numbers, steps take one by chance.
     device: of the training.
     compiled: whether the transformer's blocks are compiled, which takes a minute or two once.
+    hole_weight: how much a block that is not shown counts in the loss, where one that is shown counts 1.
+    rank, world_size: which of how many graphics cards this is; each takes `batch` clips of its own a step.
     checkpoint_s, save_s, log_s, sheet_s: seconds between checkpoints, model files, lines and pictures; 0 is always.
     """
 
@@ -54,7 +58,10 @@ class BundledTraining:
     seed: int = 0
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
+    hole_weight: float = 3.0
     compiled: bool = False
+    rank: int = 0
+    world_size: int = 1
     checkpoint_s: float = 120.0
     save_s: float = 60.0
     log_s: float = 10.0
@@ -76,7 +83,13 @@ class BundledTraining:
             "seed": self.seed,
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
+            "hole_weight": self.hole_weight,
         }
+
+    @property
+    def own_seed(self) -> int:
+        """Of what a rank's clips, noise and levels are drawn by; the weights' is the same for all."""
+        return self.seed + _RANK_SEEDS * self.rank
 
 
 class Stage(Protocol):
@@ -148,21 +161,26 @@ def train_stage(
             f"{settings.out} holds a training run already.",
             "Give --resume to go on with it, or another folder.",
         )
-    prepare_folder(settings.out, need_bytes=_DISK_BYTES)
+    if settings.rank == 0:
+        prepare_folder(settings.out, need_bytes=_DISK_BYTES)
     run, identity = stage.run, settings.identity() | stage.identity()
     if resume:
         load_checkpoint(checkpoint, run, identity)
     count = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
+    cards = f"{settings.world_size} × " if settings.world_size > 1 else ""
     reporter.log(
-        f"Training {count / 1e6:.1f} M parameters on {settings.device}, {settings.batch} clips a step"
+        f"Training {count / 1e6:.1f} M parameters on {cards}{settings.device}, {settings.batch} clips a step"
         + (f", from step {run.step}." if run.step else ".")
     )
     try:
-        _train(settings, stage, bank, reporter, identity, clock)
+        _train(settings, stage, bank, reporter, identity, shared_clock(clock, settings.world_size))
     except Cancelled:
-        save_checkpoint(checkpoint, run, identity)
-        stage.save_model()
+        if settings.rank == 0:
+            save_checkpoint(checkpoint, run, identity)
+            stage.save_model()
         raise
+    if settings.rank > 0:
+        return []
     save_checkpoint(checkpoint, run, identity)
     written = stage.save_model()
     reporter.log(f"step {run.step}: held-out loss {stage.held_out():.4f}")
@@ -183,36 +201,49 @@ def _train(
     # It skips steps of infinite gradients without asking the card for them, which would make it wait.
     scaler = torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**30, enabled=device.type == "cuda")
     started = clock() - run.seconds
-    due = {name: clock() + wait for name, wait in _waits(settings).items()}
+    waits = _waits(settings)
+    due = {name: started + run.seconds + wait for name, wait in waits.items()}
     since: list[Tensor] = []
-
-    def is_due(name: str) -> bool:
-        if clock() < due[name]:
-            return False
-        due[name] = clock() + _waits(settings)[name]
-        return True
-
+    pace = 1.0
     while (done := _share_done(settings, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate_at(done)
+            group["lr"] = pace * settings.learning_rate * rate_at(done)
         since.append(_step(settings, stage, scaler, timer))
         run.step += 1
-        run.seconds = clock() - started
-        if is_due("log"):
-            reporter.log(_line(run, since, timer, settings, bank))
+        now = clock()
+        run.seconds = now - started
+        now_due = {name for name, moment in due.items() if now >= moment}
+        due |= {name: now + waits[name] for name in now_due}
+        if not now_due:
+            continue
+        # the mean over the ranks, so that they all see it
+        if not torch.isfinite(since[-1]):
+            go_back(settings.out / CHECKPOINT_NAME, run, identity, reporter)
+            pace *= SLOWER
             since.clear()
-        if is_due("save"):
-            stage.save_model()
-            reporter.log(f"step {run.step}: held-out loss {stage.held_out():.4f}")
-        if is_due("sheet"):
-            reporter.preview(stage.write_sheet())
-        if is_due("checkpoint"):
-            save_checkpoint(settings.out / CHECKPOINT_NAME, run, identity)
+            timer.take()
+            continue
+        if "log" in now_due:
+            reporter.log(_line(run, since, timer, settings, bank))
+            reporter.progress("train", int(100 * min(1.0, _share_done(settings, run))), 100)
+            since.clear()
+        if settings.rank == 0:
+            _keep(now_due, settings, stage, reporter, identity)
         run.seconds = clock() - started
-        reporter.progress("train", int(100 * min(1.0, _share_done(settings, run))), 100)
     if since:
         reporter.log(_line(run, since, timer, settings, bank))
+
+
+def _keep(due: set[str], settings: BundledTraining, stage: Stage, reporter: Reporter, identity: dict[str, Any]) -> None:
+    """Writes what is due."""
+    if "save" in due:
+        stage.save_model()
+        reporter.log(f"step {stage.run.step}: held-out loss {stage.held_out():.4f}")
+    if "sheet" in due:
+        reporter.preview(stage.write_sheet())
+    if "checkpoint" in due:
+        save_checkpoint(settings.out / CHECKPOINT_NAME, stage.run, identity)
 
 
 def _waits(settings: BundledTraining) -> dict[str, float]:
@@ -225,7 +256,7 @@ def _waits(settings: BundledTraining) -> dict[str, float]:
 
 
 def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler, timer: StepTimer) -> Tensor:
-    """One step. Returns the loss, still on the device: reading it would make it wait."""
+    """One step. Returns the loss, the ranks' mean, still on the device: reading it would make it wait."""
     run = stage.run
     timer.start()
     material = stage.material(run.step, settings.frames[_chosen(settings, run.step)])
@@ -234,8 +265,9 @@ def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler,
         loss = stage.loss(run.step, material)
     run.optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
-    scaler.unscale_(run.optimizer)
     trained = [parameter for parameter in run.network.parameters() if parameter.requires_grad]
+    shared = share_gradient(trained, loss.detach(), settings.world_size)
+    scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trained, _LARGEST_GRADIENT)
     if settings.device.type == "cuda":
         scaler.step(run.optimizer)
@@ -244,7 +276,7 @@ def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler,
         run.optimizer.step()
     _follow(run)
     timer.stop()
-    return loss.detach()
+    return shared
 
 
 def _chosen(settings: BundledTraining, step: int) -> int:
@@ -270,9 +302,9 @@ def _share_done(settings: BundledTraining, run: RunState) -> float:
 def _line(run: RunState, since: list[Tensor], timer: StepTimer, settings: BundledTraining, bank: ClipBank) -> str:
     loss = float(torch.stack(since).float().mean())
     seconds, data = timer.take()
-    seconds = max(seconds, 1e-9)
+    seconds, clips = max(seconds, 1e-9), len(since) * settings.batch * settings.world_size
     return (
-        f"step {run.step}, {run.seconds:.0f} s: loss {loss:.4f}; {len(since) * settings.batch / seconds:.1f} clips/s, "
+        f"step {run.step}, {run.seconds:.0f} s: loss {loss:.4f}; {clips / seconds:.1f} clips/s, "
         f"{100 * data / seconds:.0f} % of it making data, {100 * bank.drawing_share:.0f} % of all time drawing; "
         f"{bank.clips} clips in the bank"
     )

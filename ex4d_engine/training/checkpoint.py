@@ -7,17 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import Ex4dError
-from ..files import atomic_path
+from .tensor_saving import save_tensors
+
+if TYPE_CHECKING:
+    from ..progress import Reporter
 
 FORMAT: Final = "ex4d.training/1"
+SLOWER: Final = 0.5
+"""Of the learning rate, after a training diverged."""
 
 
 @dataclass
@@ -35,7 +39,11 @@ class RunState:
 
 
 def save_checkpoint(path: Path, run: RunState, settings: Mapping[str, Any]) -> None:
-    """Writes the run. settings: what makes it that run, as JSON."""
+    """Writes the run. settings: what makes it that run, as JSON.
+
+    Raises:
+        Ex4dError: `disk_full`, `read_only`; the checkpoint before is then still there.
+    """
     tensors: dict[str, Tensor] = {}
     for part, module in (("network", run.network), ("average", run.average)):
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
@@ -45,8 +53,7 @@ def save_checkpoint(path: Path, run: RunState, settings: Mapping[str, Any]) -> N
         "format": FORMAT,
         "run": json.dumps({"step": run.step, "seconds": run.seconds, "settings": dict(settings)}),
     }
-    with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, header)
+    save_tensors(path, tensors, header)
 
 
 def load_checkpoint(path: Path, run: RunState, settings: Mapping[str, Any]) -> None:
@@ -59,7 +66,12 @@ def load_checkpoint(path: Path, run: RunState, settings: Mapping[str, Any]) -> N
     if not path.is_file():
         raise Ex4dError("no_such_file", f"There is no checkpoint {path}.", "Start anew, without --resume.")
     tensors, record = _read(path)
-    other = sorted(name for name, value in settings.items() if record["settings"].get(name) != value)
+    before = record["settings"]
+    other = [
+        f"{name} ({before.get(name)!r}, not {value!r})"
+        for name, value in sorted(settings.items())
+        if before.get(name) != value
+    ]
     if other:
         raise Ex4dError(
             "bad_request",
@@ -77,6 +89,19 @@ def load_checkpoint(path: Path, run: RunState, settings: Mapping[str, Any]) -> N
         run.step, run.seconds = int(record["step"]), float(record["seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _invalid(path, error) from error
+
+
+def go_back(path: Path, run: RunState, settings: Mapping[str, Any], reporter: Reporter) -> None:
+    """Undoes what was learnt since the last checkpoint, where the weights are beyond all numbers.
+
+    Raises:
+        Ex4dError: `bad_request` where there is no checkpoint yet; as `load_checkpoint`.
+    """
+    step = run.step
+    if not path.exists():
+        raise Ex4dError("bad_request", f"The training diverged before step {step}.", "Give a smaller learning rate.")
+    load_checkpoint(path, run, settings)
+    reporter.log(f"The training diverged before step {step}: back to step {run.step}, and slower from there.")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import Ex4dError
-from .bank_masks import MaskDrawer, WindowMask, drawn
-from .depth_clips import HELD_OUT_SEED, ClipSource, vary_colours
+from .bank_masks import MaskDrawer, drawn
+from .clip_drawing import DrawnGroup, GroupDrawer
+from .clip_views import View, Viewer, ViewPlaces, view_places
+from .depth_clips import HELD_OUT_SEED, ClipSource, drawn_looks
 
 if TYPE_CHECKING:
     from .clip_cache import ClipCache
@@ -50,7 +49,7 @@ class BankSettings:
     group: clips drawn together.
     refresh_every: steps from one group to the next.
     draw_share: the most of the time that drawing may take after the first clips; a group that comes too early is
-        skipped. 1 for no limit, which makes what a step sees independent of the clock.
+        put off. 1 for no limit, which makes what a step sees independent of the clock unless a thread draws.
     """
 
     seed: int = 0
@@ -74,6 +73,25 @@ class BankSettings:
         if not 0 < self.draw_share <= 1 or not 0 <= self.margin <= 1:
             raise _refused(f"draw_share {self.draw_share} and margin {self.margin}", "shares up to 1")
 
+    def size_of(self, number: int) -> PictureSize:
+        """(height, width) of the steps that the group of that number is for."""
+        return self.sizes[number % len(self.sizes)]
+
+    def stored_size(self, size: PictureSize) -> PictureSize:
+        """(height, width) of the stored clips for a size: multiples of 8, which the scenes' own codec likes."""
+        height, width = (8 * round(side * (1 + self.margin) / 8) for side in size)
+        return height, width
+
+    @property
+    def drawn_as(self) -> str:
+        """What tells clips of these settings from others of the same seed and size, for a `ClipCache`."""
+        return f"{self.clip_frames} frames, margin {self.margin:g}, groups of {self.group}"
+
+    @property
+    def held(self) -> int:
+        """Groups kept."""
+        return self.most // self.group
+
 
 @dataclass(frozen=True)
 class MaskedClips:
@@ -85,41 +103,24 @@ class MaskedClips:
     keep: Tensor
 
 
-@dataclass(frozen=True)
-class _Group:
-    """images: (N, 3, F, H, W) uint8. masks: of each clip, bits on the device; empty lists without masks."""
+@dataclass
+class _Store:
+    """The clips of one size, each group in a place of its own until another takes it.
 
-    size: PictureSize
-    images: Tensor
-    masks: list[list[tuple[WindowMask, Tensor]]]
+    clips: (N, 3, F, H, W) uint8. bits: (N, M, F', H, ⌈W/8⌉) uint8, None without masks.
+    windows: of each clip's masks, without their bits.
+    """
 
-
-@dataclass(frozen=True)
-class _Waiting:
-    size: PictureSize
-    images: Tensor
-    masks: list[Future[list[WindowMask]]]
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a step sees of a clip. rows, columns: of the crop, which is resampled to the step's size."""
-
-    group: _Group
-    clip: int
-    mask: int
-    start: int
-    step: int
-    rows: slice
-    columns: slice
-    mirrored: bool
+    clips: Tensor
+    bits: Tensor | None = None
+    windows: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 class ClipBank:
     """Clips for training.
 
-    With `draw_share` 1 and masks drawn here and at once, a step's clips follow from the settings and the step alone,
-    whenever the bank was made; otherwise which clips are there also depends on how fast they were drawn.
+    With `draw_share` 1 and clips and masks drawn here and at once, a step's clips follow from the settings and the
+    step alone, whenever the bank was made; otherwise which clips are there also depends on how fast they were drawn.
 
     Args:
         settings: see `BankSettings`.
@@ -127,6 +128,9 @@ class ClipBank:
         device: where the clips are kept and batches are made.
         masks: draws masks for the clips; None for none.
         cache: where drawn clips are kept for later runs of the same settings; None for nowhere.
+        beside: where a thread draws while steps are made, the first of which then wait for a group of each size
+            alone; None to draw between the steps.
+        compiled: whether torch compiles how batches are made.
         clock: seconds.
     """
 
@@ -137,13 +141,22 @@ class ClipBank:
         device: torch.device,
         masks: MaskDrawer | None = None,
         cache: ClipCache | None = None,
+        *,
+        beside: torch.device | None = None,
+        compiled: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings
-        self._source, self._device, self._masks, self._cache, self._clock = source, device, masks, cache, clock
-        self._groups: deque[_Group] = deque()
-        self._waiting: deque[_Waiting] = deque()
+        self._device, self._masks, self._clock = device, masks, clock
+        self._viewer = Viewer(compiled=compiled)
+        self._drawer = GroupDrawer(
+            settings, source, beside or device, masks, cache, beside=beside is not None, clock=clock
+        )
+        self._stores: dict[PictureSize, _Store] = {}
+        self._groups: deque[int] = deque()
+        self._waiting: deque[tuple[int, DrawnGroup]] = deque()
         self._next = 0
+        self._first: int | None = None  # the first group that is not of the first clips
         self._filled_at: float | None = None
         self._drawing = 0.0
 
@@ -165,8 +178,8 @@ class ClipBank:
         Raises:
             Ex4dError: `bad_request` for more frames than the bank's clips have.
         """
-        views, size, look = self._views(step, batch, frames, masked=False)
-        return _coloured([_pictures(view, frames, size) for view in views], look)
+        store, places = self._seen(step, batch, frames, masked=False)
+        return self._viewer.pictures(store.clips, places)
 
     def masked_batch(self, step: int, batch: int, frames: int) -> MaskedClips:
         """A step's clips with simulated masks.
@@ -174,12 +187,14 @@ class ClipBank:
         Raises:
             Ex4dError: `bad_request` for more frames than a mask has; and what drawing the masks raises.
         """
-        views, size, look = self._views(step, batch, frames, masked=True)
-        video = _coloured([_pictures(view, frames, size) for view in views], look)
-        return MaskedClips(video, torch.stack([_kept(view, frames, size) for view in views]))
+        store, places = self._seen(step, batch, frames, masked=True)
+        assert store.bits is not None  # there are masks, or no frames of them
+        return MaskedClips(self._viewer.pictures(store.clips, places), self._viewer.masks(store.bits, places))
 
-    def _views(self, step: int, batch: int, frames: int, *, masked: bool) -> tuple[list[_View], PictureSize, int]:
-        longest = self.settings.clip_frames
+    def _seen(self, step: int, batch: int, frames: int, *, masked: bool) -> tuple[_Store, ViewPlaces]:
+        """The store that a step's clips are in, and where in it they are seen."""
+        settings = self.settings
+        longest = settings.clip_frames
         if masked:
             longest = self._masks.settings.frames if self._masks else 0
         if frames > longest:
@@ -190,111 +205,112 @@ class ClipBank:
             )
         self._renew(step)
         # seeded by text, which random hashes the same on every machine
-        rng = random.Random(f"ex4d bank {self.settings.seed} {step}")  # noqa: S311
+        rng = random.Random(f"ex4d bank {settings.seed} {step}")  # noqa: S311
         # a size that has few clips so far is chosen less often, or they would be seen too often
-        size = rng.choice(self._groups).size
-        clips = [(group, clip) for group in self._groups if group.size == size for clip in range(len(group.images))]
-        chosen = rng.sample(clips, batch) if batch <= len(clips) else rng.choices(clips, k=batch)
-        return [self._view(rng, group, clip, frames, masked) for group, clip in chosen], size, rng.getrandbits(32)
+        size = settings.size_of(rng.choice(self._groups))
+        slots = [
+            self._slot(number, clip)
+            for number in self._groups
+            if settings.size_of(number) == size
+            for clip in range(settings.group)
+        ]
+        chosen = rng.sample(slots, batch) if batch <= len(slots) else rng.choices(slots, k=batch)
+        store = self._stores[size]
+        views = [self._view(rng, size, slot, store.windows.get(slot) if masked else None, frames) for slot in chosen]
+        looks = drawn_looks(batch, rng.getrandbits(32))
+        return store, view_places(views, frames, size, looks, self._device)
 
-    def _view(self, rng: random.Random, group: _Group, clip: int, frames: int, masked: bool) -> _View:
-        mask = rng.randrange(len(group.masks[clip])) if masked else 0
-        if masked:
-            window = group.masks[clip][mask][0]
-            start, step = window.start, window.step
+    def _view(
+        self, rng: random.Random, size: PictureSize, slot: int, windows: list[tuple[int, int]] | None, frames: int
+    ) -> View:
+        mask = 0
+        if windows is not None:
+            mask = rng.randrange(len(windows))
+            start, step = windows[mask]
         else:
             first = rng.randint(0, self.settings.clip_frames - frames)
             start, step = (first, 1) if rng.random() < 0.5 else (first + frames - 1, -1)
-        height, width = group.size
-        rows, columns = group.images.shape[-2:]
+        height, width = size
+        rows, columns = self.settings.stored_size(size)
         zoom = 1.0 if rng.random() < _UNSCALED else rng.uniform(_SMALLEST_CROP, min(rows / height, columns / width))
         crop = min(rows, round(zoom * height)), min(columns, round(zoom * width))
         top, left = rng.randint(0, rows - crop[0]), rng.randint(0, columns - crop[1])
-        return _View(
-            group,
-            clip,
-            mask,
-            start,
-            step,
-            slice(top, top + crop[0]),
-            slice(left, left + crop[1]),
-            mirrored=rng.random() < 0.5,
-        )
+        return View(slot, mask, start, step, top, left, *crop, mirrored=rng.random() < 0.5)
 
     # --- what is in the bank ----------------------------------------------------------------------------------------
 
     def _renew(self, step: int) -> None:
         """Brings the bank to what it should hold at a step, as far as the time allows."""
-        settings = self.settings
+        settings, drawer = self.settings, self._drawer
         wanted = -(-settings.first // settings.group) + step // settings.refresh_every
-        held = settings.most // settings.group
-        if self._filled_at is None:
+        if self._first is None:
             # a resumed run begins with the newest of the clips that it would have by now
-            self._next = max(0, wanted - held)
-            while self._next < wanted:
-                self._draw()
+            self._next = max(0, wanted - settings.held)
+            self._first = wanted
+            enough = min(wanted, self._next + len(settings.sizes)) if drawer.is_beside else wanted
+            while self._next < enough:
+                self._begin()
+                self._receive(wait=True)
             self._admit(wait=True)
-            self._filled_at = self._clock()
-        while self._next < wanted and self._may_draw():
-            started = self._clock()
-            self._draw()
-            self._drawing += self._clock() - started
+        self._receive(wait=False)
+        while not drawer.is_busy and self._next < wanted and self._may_draw():
+            self._begin()
+            self._receive(wait=False)
         self._admit(wait=False)
-        while len(self._groups) > held:
-            self._groups.popleft()
+        if self._filled_at is None and self._next >= self._first and not drawer.is_busy:
+            self._filled_at = self._clock()
 
     def _may_draw(self) -> bool:
         share = self.settings.draw_share
         return len(self._waiting) < _MOST_WAITING and (share >= 1 or self.drawing_share < share)
 
-    def _draw(self) -> None:
-        """Draws the next group and has its masks drawn."""
-        number, settings = self._next, self.settings
-        size = settings.sizes[number % len(settings.sizes)]
-        seed = (settings.seed * 7_368_787 + number * settings.group) % HELD_OUT_SEED
-        images, depth, intrinsics = self._clips(seed, size)
-        masks = []
-        if self._masks is not None:
-            frames = images.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
-            masks = [
-                self._masks.submit(seed + clip, frames[clip], depth[clip], intrinsics[clip])
-                for clip in range(settings.group)
-            ]
-        self._waiting.append(_Waiting(size, images, masks))
+    def _begin(self) -> None:
+        self._drawer.begin(self._next)
         self._next += 1
 
-    def _clips(self, seed: int, size: PictureSize) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float64]]:
-        """Images (N, 3, F, H, W) uint8 on the device, depth (N, F, H, W), intrinsics (N, F, 3, 3)."""
-        settings = self.settings
-        if self._cache is not None and (kept := self._cache.load(seed, size)) is not None:
-            images, kept_depth, intrinsics = kept
-            return images.to(self._device), kept_depth, intrinsics
-        # sides are multiples of 8, which the scenes' own codec likes
-        rows, columns = (8 * round(side * (1 + settings.margin) / 8) for side in size)
-        clips = self._source(seed, settings.group, settings.clip_frames, rows, columns, self._device)
-        images = torch.nan_to_num(clips.images).clamp(0, 1).mul(255).round().to(torch.uint8).transpose(1, 2)
-        images = images.contiguous()
-        if self._masks is None and self._cache is None:
-            return images, np.empty(0, np.float32), np.empty(0, np.float64)
-        # rounded as the cache keeps it, so that masks do not depend on whether there is one
-        depth = clips.depth.half().float().cpu().numpy()
-        intrinsics = clips.intrinsics.double().cpu().numpy()
-        if self._cache is not None:
-            self._cache.save(seed, size, images, depth, intrinsics)
-        return images, depth, intrinsics
+    def _receive(self, *, wait: bool) -> None:
+        """A group that was drawn waits for its masks."""
+        if (group := self._drawer.take(wait=wait)) is not None:
+            self._waiting.append((self._next - 1, group))
+            if self._filled_at is not None:
+                self._drawing += group.seconds
 
     def _admit(self, *, wait: bool) -> None:
-        """Groups whose masks are done join the bank, in the order of drawing."""
-        while self._waiting:
-            group = self._waiting[0]
-            if not wait and not all(mask.done() for mask in group.masks):
-                return
-            masks = [
-                [(mask, torch.from_numpy(mask.bits).to(self._device)) for mask in drawn(future)]
-                for future in group.masks
-            ]
-            self._groups.append(_Group(group.size, group.images, masks))
-            self._waiting.popleft()
+        """Groups whose masks are done join the bank, in the order of drawing, and the oldest leave."""
+        while self._waiting and (wait or self._waiting[0][1].is_ready):
+            number, group = self._waiting.popleft()
+            self._keep(number, group)
+            self._groups.append(number)
+            if len(self._groups) > self.settings.held:
+                self._groups.popleft()
+
+    def _slot(self, number: int, clip: int) -> int:
+        """Where in its size's store a clip lies: where one lay that has left, as sizes come in turn."""
+        sizes = len(self.settings.sizes)
+        return number // sizes % -(-self.settings.held // sizes) * self.settings.group + clip
+
+    def _keep(self, number: int, group: DrawnGroup) -> None:
+        settings = self.settings
+        size, masks, first = settings.size_of(number), group.windows(), self._slot(number, 0)
+        slots = -(-settings.held // len(settings.sizes)) * settings.group
+        if size not in self._stores:
+            self._stores[size] = _Store(_room(slots, group.images, self._device))
+        store = self._stores[size]
+        group.belong_here()
+        store.clips[first : first + settings.group].copy_(group.images)
+        if not masks:
+            return
+        bits = torch.from_numpy(np.stack([[mask.bits for mask in clip] for clip in masks]))
+        if store.bits is None:
+            store.bits = _room(slots, bits, self._device)
+        store.bits[first : first + settings.group].copy_(bits)
+        for slot, clip in enumerate(masks, first):
+            store.windows[slot] = [(mask.start, mask.step) for mask in clip]
+
+
+def _room(slots: int, like: Tensor, device: torch.device) -> Tensor:
+    """Memory for as many clips or masks as `slots`, each as one of `like` (N, …)."""
+    return torch.empty(slots, *like.shape[1:], dtype=like.dtype, device=device)
 
 
 def held_out_clips(
@@ -321,46 +337,11 @@ def held_out_clips(
             depth, intrinsics = clip.depth[0].float().cpu().numpy(), clip.intrinsics[0].double().cpu().numpy()
             # without more frames than the mask has, its window is the clip; only its direction is left to chance
             mask = drawn(masks.submit(HELD_OUT_SEED + number, shown, depth, intrinsics))[0]
-            keep = _unpacked(torch.from_numpy(mask.bits).to(device), size[1])[None].float()
+            shown_bits = np.unpackbits(mask.bits, axis=-1, count=size[1])
+            keep = torch.from_numpy(shown_bits)[None].float().to(device)
             videos[-1] = videos[-1][:, :: mask.step] if mask.step > 0 else videos[-1].flip(1)
         keeps.append(keep)
     return MaskedClips(torch.stack(videos).float(), torch.stack(keeps))
-
-
-def _pictures(view: _View, frames: int, size: PictureSize) -> Tensor:
-    """(3, F, H, W) float32 in 0…1."""
-    clip = _window(view.group.images[view.clip], 1, view, frames)[..., view.rows, view.columns]
-    images = clip.float() / 255
-    if images.shape[-2:] != size:
-        images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return images.flip(-1) if view.mirrored else images
-
-
-def _kept(view: _View, frames: int, size: PictureSize) -> Tensor:
-    """(1, F, H, W) float32, 0 or 1."""
-    bits = view.group.masks[view.clip][view.mask][1][:frames]
-    keep = _unpacked(bits, view.group.images.shape[-1])[None, :, view.rows, view.columns].float()
-    if keep.shape[-2:] != size:
-        keep = functional.interpolate(keep, size=size, mode="nearest-exact")
-    return keep.flip(-1) if view.mirrored else keep
-
-
-def _window(frames: Tensor, dimension: int, view: _View, count: int) -> Tensor:
-    if view.step > 0:
-        return frames.narrow(dimension, view.start, count)
-    return frames.narrow(dimension, view.start - count + 1, count).flip(dimension)
-
-
-def _unpacked(bits: Tensor, width: int) -> Tensor:
-    """(F, H, W) bool of bits (F, H, ⌈W/8⌉) uint8, as of `numpy.unpackbits`."""
-    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    return ((bits[..., None] >> places) & 1).bool().flatten(-2)[..., :width]
-
-
-def _coloured(clips: Sequence[Tensor], look: int) -> Tensor:
-    """(B, 3, F, H, W) in [−1, 1] of clips (3, F, H, W) in 0…1, each as another camera or grade would show it."""
-    images = vary_colours(torch.stack([clip.transpose(0, 1) for clip in clips]), look)
-    return (images * 2 - 1).transpose(1, 2).contiguous()
 
 
 def _refused(what: str, wanted: str) -> Ex4dError:

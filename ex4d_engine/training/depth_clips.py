@@ -170,14 +170,24 @@ def predict(network: DepthNetwork, images: Tensor, plan: StepPlan) -> DepthMaps:
 
 def vary_colours(images: Tensor, seed: int) -> Tensor:
     """Images (B, F, 3, H, W) in 0…1 as another camera or grade would show them, one look a clip."""
+    return with_looks(images, drawn_looks(len(images), seed).to(images.device, non_blocking=True))
+
+
+def drawn_looks(batch: int, seed: int) -> Tensor:
+    """(B, 6) on the CPU: gamma, gain of red, green and blue, contrast, saturation."""
     generator = torch.Generator().manual_seed(seed)
 
     def between(low: float, high: float, channels: int = 1) -> Tensor:
-        drawn = torch.rand(len(images), 1, channels, 1, 1, generator=generator)
-        return (low + (high - low) * drawn).to(images.device, non_blocking=True)
+        return low + (high - low) * torch.rand(batch, channels, generator=generator)
 
     gamma, gain = between(0.7, 1.4), between(0.8, 1.2) * between(0.9, 1.1, 3)
     contrast, saturation = between(0.8, 1.25), between(0.0, 1.3).clamp_max(1.2)
+    return torch.cat([gamma, gain, contrast, saturation], dim=1)
+
+
+def with_looks(images: Tensor, looks: Tensor) -> Tensor:
+    """Images (B, F, 3, H, W) in 0…1 in looks (B, 6) on their device; arithmetic only, so that it can be compiled."""
+    gamma, gain, contrast, saturation = looks[:, None, :, None, None].split([1, 3, 1, 1], dim=2)
     look = images.clamp_min(1e-4) ** gamma * gain
     look = (look - 0.5) * contrast + 0.5
     grey = look.mean(2, keepdim=True)

@@ -24,7 +24,7 @@ from ..errors import Cancelled, Ex4dError
 from ..evaluation.depth_metrics import DepthScores
 from ..files import prepare_folder
 from ..torch_device import torch_device
-from .checkpoint import RunState, load_checkpoint, save_checkpoint
+from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .depth_clips import SIZES, ClipSource, KeptClips, Size, draw, predict, step_plan
 from .depth_losses import LossParts, LossWeights, depth_losses
 from .depth_validation import HeldOut, autocast
@@ -38,7 +38,6 @@ WEIGHTS_NAME: Final = "depth_bundled.safetensors"
 _WARM_UP: Final = 0.02  # of the run
 _AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LARGEST_GRADIENT: Final = 1.0
-_SLOWER: Final = 0.5  # of the learning rate, after a training diverged
 _DISK_BYTES: Final = 200 * 2**20  # two checkpoints and the weights, as one is written beside the last
 
 
@@ -185,8 +184,8 @@ def _train(
         run.seconds = clock() - started
         to_log, to_save = clock() - logged >= settings.log_s, clock() - saved >= settings.checkpoint_s
         if (to_log or to_save) and not torch.isfinite(since[-1]).all():
-            _go_back(settings, run, reporter)
-            pace *= _SLOWER
+            go_back(settings.out / CHECKPOINT_NAME, run, settings.identity(), reporter)
+            pace *= SLOWER
             since.clear()
             logged = clock()
             continue
@@ -205,19 +204,6 @@ def _train(
         reporter.log(_line(run, since, timer, settings.batch))
     if held_out:
         reporter.log(_score_line(held_out.scores(_depth_network(run.average))))
-
-
-def _go_back(settings: DepthTraining, run: RunState, reporter: Reporter) -> None:
-    """Undoes what was learnt since the last checkpoint: the weights are beyond all numbers.
-
-    Raises:
-        Ex4dError: `bad_request` where there is no checkpoint yet.
-    """
-    step, checkpoint = run.step, settings.out / CHECKPOINT_NAME
-    if not checkpoint.exists():
-        raise Ex4dError("bad_request", f"The training diverged before step {step}.", "Give a smaller learning rate.")
-    load_checkpoint(checkpoint, run, settings.identity())
-    reporter.log(f"The training diverged before step {step}: back to step {run.step}, and slower from there.")
 
 
 def _share_done(settings: DepthTraining, run: RunState) -> float:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         Ex4dError: `disk_full`, `read_only`, or what else `files.explain_os_error` says.
     """
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(ready, temporary, dict(header) if header else None)
-        except SafetensorError as error:
-            # the library tells a system's error in words of its own
-            number = _SYSTEM_ERROR.search(str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), str(error)) from error
+    with atomic_path(path) as temporary, system_errors():
+        save_file(ready, temporary, dict(header) if header else None)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raises what safetensors tells of the system in words of its own, such as a full disk, as an `OSError`."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error

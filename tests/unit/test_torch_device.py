@@ -8,7 +8,7 @@ from ex4d_engine.errors import Ex4dError
 from ex4d_engine.torch_device import torch_device
 
 
-@pytest.mark.parametrize("name", ["abacus", "cuda:99", ""])
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "", "hpu"])
 def test_an_unknown_device_is_said(name: str) -> None:
     with pytest.raises(Ex4dError) as caught:
         torch_device(name)
@@ -22,3 +22,13 @@ def test_auto_is_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch_device("auto", with_mps=False) == torch_device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_device("auto") == torch.device("cuda", 0)
+
+
+def test_a_full_card_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(Ex4dError) as caught:
+        torch_device("cpu")
+    assert caught.value.code == "out_of_memory"

@@ -33,6 +33,7 @@ from ex4d_engine.diffusion.parallel import token_count
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
 from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions
 from ex4d_engine.diffusion.runtime import open_pipeline
+from ex4d_engine.errors import Ex4dError
 from ex4d_engine.progress import Silent
 from ex4d_engine.stages.generate_options import DEFAULTS
 from ex4d_engine.torch_environment import prepare_torch
@@ -42,7 +43,7 @@ from ex4d_engine.training.bundled_folder import write_bundled_folder
 from ex4d_engine.training.bundled_parts import TRANSFORMER_SHAPE, constant_text, new_transformer
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", type=Path, default=bundled_folder(), metavar="DIR")
@@ -54,12 +55,17 @@ def main() -> None:
     parser.add_argument("--compile", default="auto")
     options = parser.parse_args()
     prepare_torch()
-    if not options.random:
-        measure(options.model, options)
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        write_random_folder(Path(temporary) / "model")
-        measure(Path(temporary) / "model", options)
+    try:
+        if not options.random:
+            measure(options.model, options)
+            return 0
+        with tempfile.TemporaryDirectory() as temporary:
+            write_random_folder(Path(temporary) / "model")
+            measure(Path(temporary) / "model", options)
+    except Ex4dError as error:
+        print(f"{error.message} {error.hint}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def write_random_folder(folder: Path) -> None:
@@ -174,4 +180,4 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,13 +24,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch
-
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.evaluation.fill_folder import FillSettings
 from ex4d_engine.evaluation.fill_run import compare_fills
 from ex4d_engine.evaluation.fill_table import table
 from ex4d_engine.progress import Silent
+from ex4d_engine.torch_device import torch_device
 
 
 class OnTerminal(Silent):
@@ -47,7 +46,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=49)
     parser.add_argument("--size", type=int, nargs=2, default=(336, 192), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--first", type=int, default=0, help="number of the first held-out scene")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 for none")
     parser.add_argument("--model", type=Path, help="folder of the model")
     parser.add_argument("--adapter", action="append", type=named_file, default=[], metavar="NAME=FILE")
@@ -57,7 +56,7 @@ def main() -> int:
         document = compare_fills(
             options.out,
             FillSettings(options.scenes, options.frames, tuple(options.size), options.first),
-            torch.device(options.device),
+            torch_device(options.device, with_mps=False),
             OnTerminal(),
             model=options.model,
             adapters=dict(options.adapter),

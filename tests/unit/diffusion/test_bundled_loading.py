@@ -23,6 +23,7 @@ from ex4d_engine.diffusion.loading import (
 from ex4d_engine.diffusion.pipeline import TEXT_TOKENS, Ex4dPipeline
 from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions
 from ex4d_engine.diffusion.runtime import open_pipeline
+from ex4d_engine.diffusion.transformer_size import transformer_size
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.progress import Silent
 from ex4d_engine.training.bundled_folder import write_bundled_folder
@@ -136,6 +137,24 @@ def test_what_the_index_declares_absent_need_not_be_there(bundled: Path, model_f
 def test_an_index_that_is_none(copy: Path, text: str) -> None:
     (copy / "model_index.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(Ex4dError, match="model_index") as caught:
+        load(copy)
+    assert caught.value.code == "model_invalid"
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_the_damaged_configuration_is_the_one_that_is_named(copy: Path, part: str, text: str) -> None:
+    (copy / part / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(Ex4dError) as caught:
+        transformer_size(copy)
+    assert caught.value.code == "model_invalid" and str(copy / part) in caught.value.message
+
+
+def test_statistics_of_other_latents(copy: Path) -> None:
+    path = copy / "vae" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "latents_std": [1.0] * 3}), encoding="utf-8")
+    with pytest.raises(Ex4dError, match="48 channels") as caught:
         load(copy)
     assert caught.value.code == "model_invalid"
 

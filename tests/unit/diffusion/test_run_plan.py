@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from ex4d_engine.diffusion import run_plan
+from ex4d_engine.diffusion.ranks import Ranks
 from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions, check_memory, compute_device, plan_run
 from ex4d_engine.diffusion.tiers import GIB
 from ex4d_engine.diffusion.transformer_size import TransformerSize
 from ex4d_engine.errors import Ex4dError
+from ex4d_engine.progress import Silent
 from tests import tiny_model
 
 WINDOW = 13 * 16 * 16  # tokens of 49 frames of 256 × 256
@@ -66,6 +68,14 @@ def test_a_tier_that_was_asked_for_is_not_quietly_the_cpu(monkeypatch: pytest.Mo
     give_card(monkeypatch, 0.3)
     with pytest.raises(Ex4dError) as caught:
         plan_run(paths, RuntimeOptions(tier="48"), WINDOW, 4)
+    assert caught.value.code == "out_of_memory"
+
+
+def test_one_of_several_ranks_does_not_leave_the_others(monkeypatch: pytest.MonkeyPatch, paths: ModelPaths) -> None:
+    """On the CPU it would wait for them, and they for it, for ever."""
+    give_card(monkeypatch, 0.3)
+    with pytest.raises(Ex4dError) as caught:
+        plan_run(paths, RuntimeOptions(), WINDOW, 4, Ranks(1, 2, torch.device("cuda", 1), Silent()))
     assert caught.value.code == "out_of_memory"
 
 

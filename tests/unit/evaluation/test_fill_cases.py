@@ -17,6 +17,7 @@ from ex4d_engine.evaluation.fill_cases import SWINGS, FillCase, Swing, fill_case
 from ex4d_engine.evaluation.fill_folder import FillFolder, FillSettings, row_folder, shown_frames
 from ex4d_engine.evaluation.fill_metrics import fill_scores
 from ex4d_engine.training.depth_clips import HELD_OUT_SEED
+from ex4d_engine.training.random_paths import turned_deg
 
 from .fill_material import HEIGHT, WIDTH, case_of, flat_views, moved, textured
 
@@ -71,6 +72,20 @@ def test_scenes_without_room_are_passed_over_and_counted(monkeypatch: pytest.Mon
     (case,), passed = drawn()
     assert case.seed == HELD_OUT_SEED + 2
     assert passed == {"0-30: too close": 1, "0-30: out of sight": 1}
+
+
+def test_the_last_scene_looked_at_may_be_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 20 + 20
+    answers = iter(["too close"] * (looked_at - 1) + [""])
+    monkeypatch.setattr(module._Stage, "obstacle", lambda *_: next(answers))
+    (case,), _ = drawn()
+    assert case.seed == HELD_OUT_SEED + looked_at - 1
+
+
+def test_only_orbits_without_room_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Stage, "obstacle", lambda stage, path: "too close" if turned_deg(path)[-1] > 45 else "")
+    with pytest.raises(Ex4dError, match=r"room for 0-60 degrees"):
+        drawn(swings=SWINGS[:2])
 
 
 def test_a_camera_in_a_wall_and_one_behind_it_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

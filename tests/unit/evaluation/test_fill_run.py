@@ -7,16 +7,20 @@ import json
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.evaluation import fill_cases
+from ex4d_engine.evaluation import fill_cases, fill_run
 from ex4d_engine.evaluation.fill_conditioning import conditioning
 from ex4d_engine.evaluation.fill_folder import FillFolder, FillSettings
+from ex4d_engine.evaluation.fill_jobs import worker_pool
 from ex4d_engine.evaluation.fill_models import FillModel, model_rows
 from ex4d_engine.evaluation.fill_rows import CLASSICAL
 from ex4d_engine.evaluation.fill_run import compare_fills
@@ -102,6 +106,76 @@ def test_rows_of_a_folder_without_adapters_and_with_a_missing_one(model: Path, t
     assert [row.name for row in model_rows(tmp_path, {})] == ["base model"]
     with pytest.raises(Ex4dError, match=r"no EX-4D adapter .*absent"):
         model_rows(model, {"both": tmp_path / "absent"})
+
+
+@pytest.mark.parametrize("name", ["preview", "Base Model", "обе", "both, mixed", "a"])
+def test_names_that_would_be_one_row_or_none_are_refused(model: Path, name: str) -> None:
+    """Scores lie in a folder of the row's name: two rows in one would be told as each other."""
+    file = model / "ex4d.safetensors"
+    with pytest.raises(Ex4dError, match="name") as caught:
+        model_rows(model, {name: file, "A": file})
+    assert caught.value.code == "bad_request" and repr(name) in caught.value.message
+
+
+def test_steps_that_are_none_are_refused(model: Path) -> None:
+    with pytest.raises(Ex4dError, match="0 steps"):
+        model_rows(model, {}, [0, 2])
+
+
+class Jobs(Executor):
+    """Keeps what is submitted; a job is done when it is waited for, or fails at once."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.waiting, self.most, self.cancels = error, 0, 0, False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        jobs = self
+        jobs.waiting += 1
+        jobs.most = max(jobs.most, jobs.waiting)
+
+        class Job(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                jobs.waiting -= 1
+                return super().result(timeout) if jobs.error else fn(*args, **kwargs)
+
+        job = Job()
+        if self.error:
+            job.set_exception(self.error)
+        return job
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.cancels = cancel_futures
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    jobs = Jobs()
+    monkeypatch.setattr(fill_cases, "render_views", flat_views)
+    monkeypatch.setattr(fill_run, "worker_pool", lambda workers: jobs if workers else worker_pool(0))
+    return jobs
+
+
+def test_a_job_that_fails_ends_the_run_at_once(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.error = Ex4dError("no_opengl", "There is no OpenGL.", "Install it.")
+    with pytest.raises(Ex4dError, match="no OpenGL"):
+        compare_fills(tmp_path, SETTINGS, CPU, Silent(), workers=1)
+    assert len(list((tmp_path / "cases").iterdir())) == 1, "not after all scenes were drawn"
+    assert jobs.cancels, "nor after all others that wait"
+
+
+def test_few_fills_wait_to_be_scored(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fill_run, "WAITING", 2)
+    compare_fills(tmp_path, SETTINGS, CPU, Silent(), workers=1)
+    assert jobs.most == 3 and jobs.waiting == 0
+
+
+def test_a_device_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "tools" / "benchmarks" / "fill.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--out", str(tmp_path), "--device", "abacus"])
+    assert runpy.run_path(str(script), run_name="fill")["main"]() == 1
+    assert "no device 'abacus'" in capsys.readouterr().err
 
 
 def test_the_command_refuses_other_settings_in_one_sentence(

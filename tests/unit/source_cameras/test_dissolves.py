@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ex4d_engine.source_cameras.cuts import CutFinder, shot_ranges
+from ex4d_engine.source_cameras.dissolves import DissolveFinder
 from tests.unit.source_cameras.test_cuts import COLD, DARK, WARM, pan
 
 RATE = 24.0
@@ -103,3 +104,11 @@ def test_two_dissolves_are_two() -> None:
     found, cuts = dissolves_in(one + two)
     assert len(found) == 2 and len(cuts) == 2
     assert found[0][1] < LEAD + 12 + LEAD and found[1][0] > LEAD + 12
+
+
+def test_what_is_kept_of_a_clip_is_small_at_any_rate() -> None:
+    """Some containers call a thousand frames a second what is shown at thirty."""
+    finder = DissolveFinder(24_000.0)
+    for number, frame in enumerate(pan(WARM, 4, 0.4) * 100):
+        finder.add(number, frame)
+    assert len(finder._looks) < 400

@@ -118,6 +118,13 @@ def test_a_cancelled_run_goes_on_to_the_same_bytes_and_a_repeat_gives_them_again
     assert not any("may differ" in line or "no use" in line for line in listener.logs)
 
 
+def test_a_second_pass_at_full_size(shot: Shot, bundled: Path) -> None:
+    """The small model's codec has no tiles, unlike Wan's."""
+    options = GenerateOptions(area=1024, detail="full", steps=2)
+    fine, plain = drafted(shot, rendered(shot), options), drafted(shot, rendered(shot))
+    assert fine.is_finished and fine.record["forwards"]["begun"] > 2 and frames(fine) != frames(plain)
+
+
 def test_an_adapter_of_one_s_own_by_name(shot: Shot, bundled: Path, tmp_path: Path) -> None:
     tensors = {name: 2 * value.float() for name, value in load_file(bundled / "ex4d.safetensors").items()}
     save_file(tensors, tmp_path / "mine.safetensors")
@@ -156,7 +163,10 @@ def test_with_its_model_draft_is_the_default_and_works_here(bundled: Path) -> No
     assert "  preset   draft: works here" in doctor.report()[0]
 
 
-@pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model.safetensors", "prompt.safetensors", "transformer"])
+@pytest.mark.parametrize(
+    "part",
+    ["vae/diffusion_pytorch_model.safetensors", "prompt.safetensors", "transformer", "scheduler", "ex4d.safetensors"],
+)
 def test_a_model_that_is_not_whole_is_refused_before_any_work(copy: Path, part: str) -> None:
     shutil.rmtree(copy / part) if (copy / part).is_dir() else (copy / part).unlink()
     with pytest.raises(Ex4dError) as caught:

@@ -23,7 +23,9 @@ from ex4d_engine.training.bundled_conditioning import (
     decoded_video,
     first_frame_condition,
     first_frame_known,
+    hole_weights,
     image_condition,
+    kept_blocks,
     latent_size,
     noise_levels,
     normalised_latents,
@@ -66,39 +68,61 @@ def test_conditioning_is_the_pipelines_own(codec: BundledCodec, tmp_path: Path) 
 
     first, _ = pipeline.encode_first_frame(colour)
     # the pipeline cuts the first frame's fractions off, as the published weights want it: a level or less
-    assert torch.allclose(first_frame_condition(shipped, video), first.float(), atol=5e-2)
+    ours = first_frame_condition(shipped, video, normalised_latents(shipped, video))
+    assert torch.allclose(ours, first.float(), atol=5e-2)
     for ours, theirs in zip(ray_latents(shipped, video, kept), pipeline.encode_rays(colour, mask), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_the_first_frame_alone_is_encoded_as_a_whole_video_would_be(codec: BundledCodec) -> None:
-    video = as_batch(*frames_and_keep())[0].repeat(2, 1, 1, 1, 1)
-    known = first_frame_known(2, latent_size(video), CPU)
-    assert torch.allclose(first_frame_condition(codec, video), image_condition(codec, video, known), atol=1e-5)
+def test_only_clips_known_in_part_are_encoded_again(codec: BundledCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what comes out is what encoding everything that is shown would give."""
+    video = as_batch(*frames_and_keep())[0].repeat(3, 1, 1, 1, 1)
+    known = first_frame_known(3, latent_size(video))
+    known[1, :, 2] = 1
+    known[2, :, 1, 1:3, 2:5] = 1
+    target = normalised_latents(codec, video)
+    encoded: list[int] = []
+    encode = BundledCodec.encode
+    monkeypatch.setattr(BundledCodec, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    condition = image_condition(codec, video, target, known)
+    assert encoded == [1, 1], "grey, and the last clip"
+    assert torch.allclose(condition[:, 4:], normalised_latents(codec, video * as_pixels(known)), atol=1e-5)
 
 
 def test_known_blocks_are_shown_and_others_are_grey(codec: BundledCodec) -> None:
     video, _ = as_batch(*frames_and_keep())
-    known = first_frame_known(1, latent_size(video), CPU)
+    known = first_frame_known(1, latent_size(video))
     known[:, :, 2, 1, 3] = 1
     pixels = as_pixels(known)
     assert pixels.shape == (1, 1, 9, 32, 48)
     assert pixels[:, :, 0].all() and not pixels[:, :, 1:5].any()
     assert pixels[0, 0, 5:, 8:16, 24:32].all() and pixels[:, :, 5:].sum() == 4 * 64
-    condition = image_condition(codec, video, known)
+    condition = image_condition(codec, video, normalised_latents(codec, video), known)
     assert condition.shape == (1, 10, 3, 4, 6)
     assert torch.equal(condition[:, :4], known.expand(-1, 4, -1, -1, -1))
-    assert torch.equal(condition[:, 4:], normalised_latents(codec, video * pixels))
+    assert torch.allclose(condition[:, 4:], normalised_latents(codec, video * pixels), atol=1e-5)
 
 
 def test_half_of_the_clips_show_more_than_their_first_frame() -> None:
-    known = random_known(np.random.default_rng(0), 200, (5, 6, 8), 0.5, CPU)
+    known = random_known(np.random.default_rng(0), 200, (5, 6, 8), 0.5)
     assert known[:, :, 0].all() and set(known.unique().tolist()) == {0.0, 1.0}
     more = known[:, :, 1:].flatten(1).any(1).float().mean()
     assert 0.35 < more < 0.55  # a box may lie outside the picture
     assert known[:, 0, 1:].flatten(1).mean(1).std() > 0.1
-    alone = random_known(np.random.default_rng(0), 20, (5, 6, 8), 0.0, CPU)
-    assert torch.equal(alone, first_frame_known(20, (5, 6, 8), CPU))
+    alone = random_known(np.random.default_rng(0), 20, (5, 6, 8), 0.0)
+    assert torch.equal(alone, first_frame_known(20, (5, 6, 8)))
+
+
+def test_holes_count_more_and_all_together_as_much_as_before() -> None:
+    keep = torch.ones(1, 1, 9, 16, 16)
+    keep[..., 1:5, :8, :8] = 0
+    keep[..., 5:7, :8, :8] = 0
+    kept = kept_blocks(keep)
+    assert kept.shape == (1, 1, 3, 2, 2)
+    assert kept[0, 0, :, 0, 0].tolist() == [1.0, 0.0, 0.5] and (kept[..., 1, :] == 1).all()
+    weights = hole_weights(kept, 3.0)
+    assert weights.mean() == pytest.approx(1)
+    assert (weights[0, 0, :, 0, 0] / weights[0, 0, 0, 1, 1]).tolist() == pytest.approx([1.0, 3.0, 2.0])
 
 
 def test_noise_levels_repeat_and_favour_those_that_are_sampled() -> None:

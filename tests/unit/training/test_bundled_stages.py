@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ex4d_engine.diffusion.checkpoints import load_adapter
 from ex4d_engine.diffusion.loading import folder_adapter, load_pipeline
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
+from ex4d_engine.training import bundled_parts, tensor_saving
 from ex4d_engine.training.bank_masks import BankMasks, MaskDrawer
 from ex4d_engine.training.bundled_adapter import AdapterStage
 from ex4d_engine.training.bundled_base import BaseSettings, BaseStage
 from ex4d_engine.training.bundled_objective import SHEET_NAME
 from ex4d_engine.training.bundled_parts import constant_text, load_codec, load_transformer, new_transformer
 from ex4d_engine.training.bundled_run import CHECKPOINT_NAME, BundledTraining, Stage, train_stage
+from ex4d_engine.training.checkpoint import save_checkpoint
 from ex4d_engine.training.clip_bank import ClipBank, held_out_clips
 from tests.unit.training.bundled_material import (
     ADAPTER,
@@ -67,11 +72,11 @@ def base(training: BundledTraining, start: Path) -> tuple[Stage, ClipBank]:
     return BaseStage(training, BaseSettings(shape=SHAPE), load_codec(start, CPU), bank, held_out, known), bank
 
 
-def adapter(training: BundledTraining, start: Path) -> tuple[Stage, ClipBank]:
-    masks = MaskDrawer(MASKS, 0)
+def adapter(training: BundledTraining, start: Path, kind: BankMasks = MASKS) -> tuple[Stage, ClipBank]:
+    masks = MaskDrawer(kind, 0)
     bank = ClipBank(small_bank(), small_clips, CPU, masks)
     held_out = held_out_clips(small_clips, 2, 5, SIZES[0], CPU, masks)
-    return AdapterStage(training, ADAPTER, load_codec(start, CPU), bank, held_out, start), bank
+    return AdapterStage(training, ADAPTER, kind, load_codec(start, CPU), bank, held_out, start), bank
 
 
 def train(make: Any, training: BundledTraining, start: Path, *, resume: bool = False, watch: Any = None) -> Path:
@@ -161,7 +166,7 @@ def test_what_cannot_be_is_refused(trained_base: Path, tmp_path: Path) -> None:
     train(base, training, trained_base)
     with pytest.raises(Ex4dError, match="holds a training run already"):
         train(base, training, trained_base)
-    with pytest.raises(Ex4dError, match="another learning_rate"):
+    with pytest.raises(Ex4dError, match=r"another learning_rate \(0\.01, not 0\.001\)"):
         train(base, dataclasses.replace(training, learning_rate=1e-3), trained_base, resume=True)
     with pytest.raises(Ex4dError, match=r"another .*stage"):
         train(adapter, training, trained_base, resume=True)
@@ -169,6 +174,76 @@ def test_what_cannot_be_is_refused(trained_base: Path, tmp_path: Path) -> None:
         adapter(training, save_codec(tmp_path / "codec only"))
     with pytest.raises(Ex4dError, match="4k"):
         settings(tmp_path / "run", frames=(6,))
+
+
+def test_a_run_goes_on_with_the_masks_it_began_with(trained_base: Path, tmp_path: Path) -> None:
+    """Else a row "tracking masks only" would have learned from others too."""
+    training = settings(tmp_path / "run")
+    train(adapter, training, trained_base)
+    others = functools.partial(adapter, kind=dataclasses.replace(MASKS, mix="both"))
+    with pytest.raises(Ex4dError, match=r"another masks \('tracking', not 'both'\)"):
+        train(others, training, trained_base, resume=True)
+
+
+def test_a_full_disk_costs_neither_model_nor_checkpoint(
+    trained_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = settings(tmp_path / "run")
+    model = train(base, training, trained_base)
+    good = {path: path.read_bytes() for path in training.out.rglob("*") if path.is_file()}
+
+    def half_written(tensors: Any, path: Path, *_: Any, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})")
+
+    stage, _ = base(training, trained_base)
+    monkeypatch.setattr("safetensors.torch.save_file", half_written)
+    monkeypatch.setattr(tensor_saving, "save_file", half_written)
+    for save in (stage.save_model, lambda: save_checkpoint(training.out / CHECKPOINT_NAME, stage.run, {})):
+        with pytest.raises(Ex4dError) as caught:
+            save()
+        assert caught.value.code == "disk_full"
+    assert {path: path.read_bytes() for path in training.out.rglob("*") if path in good} == good
+    assert not [path for path in training.out.iterdir() if path.name.startswith(".")], "nothing half written is left"
+    load_transformer(model)
+
+
+def test_a_model_that_cannot_be_put_in_place_leaves_the_one_before(
+    trained_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a folder cannot be renamed while a program has one of its files open."""
+    training = settings(tmp_path / "run")
+    model = train(base, training, trained_base)
+    rename = Path.rename
+
+    def forbidden(self: Path, target: Path) -> Path:
+        if self.name == ".model.new":
+            raise PermissionError(errno.EACCES, "in use")
+        return rename(self, target)
+
+    stage, _ = base(training, trained_base)
+    monkeypatch.setattr(Path, "rename", forbidden)
+    with pytest.raises(Ex4dError) as caught:
+        stage.save_model()
+    assert caught.value.code == "read_only"
+    load_transformer(model)
+
+
+def test_a_run_killed_between_two_models_keeps_the_one_before(
+    trained_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = settings(tmp_path / "run")
+    model = train(base, training, trained_base)
+    model.rename(training.out / ".model.old")  # as where the process ended before the new one took its place
+    stage, _ = base(training, trained_base)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundled_parts, "write_bundled_folder", full)
+    with pytest.raises(Ex4dError, match="disk is full"):
+        stage.save_model()
+    load_transformer(model)
 
 
 def test_the_held_out_loss_falls_as_clips_are_learned(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -174,3 +176,39 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(Ex4dError, match="do not fit clips of 4"):
         frames = np.zeros((4, 8, 8, 3), np.uint8)
         window_masks(0, frames, np.ones((4, 8, 8), np.float32), np.eye(3)[None].repeat(4, 0), TRACKING)
+
+
+def test_a_thread_draws_the_same_clips_beside_the_steps() -> None:
+    source = Counted()
+    masks = MaskDrawer(TRACKING, 0)
+    # both draw what a step finds there in the end; the thread may take its time
+    bank = ClipBank(small_bank(), source, CPU, masks, beside=CPU)
+    there = ClipBank(small_bank(), small_clips, CPU, masks)
+    bank.masked_batch(8, 2, 5)
+    deadline = time.monotonic() + 60
+    while source.seeds != [6, 8, 10] or bank.clips < 6:
+        assert time.monotonic() < deadline
+        seen = bank.masked_batch(8, 2, 5)
+    expected = there.masked_batch(8, 2, 5)
+    assert torch.equal(seen.video, expected.video) and torch.equal(seen.keep, expected.keep)
+
+
+def test_steps_begin_as_soon_as_there_is_a_group_of_each_size() -> None:
+    """And what a thread stumbles over is told, at a later step."""
+    may_go_on = threading.Event()
+    calls: list[int] = []
+
+    def slow(seed: int, batch: int, frames: int, height: int, width: int, device: torch.device) -> SmallClips:
+        calls.append(seed)
+        if len(calls) > len(SIZES):
+            may_go_on.wait(60)
+            raise Ex4dError("out_of_memory", "There is no room.", "Draw less.")
+        return small_clips(seed, batch, frames, height, width, device)
+
+    bank = ClipBank(small_bank(first=6), slow, CPU, beside=CPU)
+    assert bank.batch(0, 2, 5).shape[0] == 2 and bank.clips == 4
+    may_go_on.set()
+    deadline = time.monotonic() + 60
+    with pytest.raises(Ex4dError, match="no room"):
+        while time.monotonic() < deadline:
+            bank.batch(1, 2, 5)

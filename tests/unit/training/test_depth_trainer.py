@@ -110,7 +110,7 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     train_depth(run(tmp_path, steps=1), Silent(), stand_in_clips)
-    with pytest.raises(Ex4dError, match="batch, seed") as caught:
+    with pytest.raises(Ex4dError, match=r"batch \(.*, not 1\), seed \(0, not 5\)") as caught:
         train_depth(run(tmp_path, steps=2, seed=5, batch=1), Silent(), stand_in_clips, resume=True)
     assert caught.value.code == "bad_request"
 

@@ -31,7 +31,8 @@ def large_folder(model_folder: Path, tmp_path: Path) -> Path:
     for part in model_folder.iterdir():
         if part.is_dir():
             (folder / part.name).mkdir(parents=True)
-            (folder / part.name / "config.json").write_text(json.dumps(WAN_I2V_14B), encoding="utf-8")
+            config = {**WAN_I2V_14B, "_class_name": "AutoencoderKLWan"} if part.name == "vae" else WAN_I2V_14B
+            (folder / part.name / "config.json").write_text(json.dumps(config), encoding="utf-8")
             (folder / part.name / "weights.safetensors").write_bytes(b"")
     return folder
 

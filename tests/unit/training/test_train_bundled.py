@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ex4d_engine.diffusion.loading import folder_adapter
 from ex4d_engine.training import bundled_base, bundled_parts, clip_bank
@@ -45,6 +47,19 @@ def test_all_stages_one_after_the_other(tool, tmp_path: Path, capsys: pytest.Cap
     assert bundled_parts.has_transformer(model) and (model / "vae" / "config.json").is_file()
     said = capsys.readouterr().err
     assert "held-out loss" in said and "from step 1" in said
+
+
+def test_a_codec_goes_on_from_its_model_files(tool, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for learning_rate, out, start in ((1e-3, "first", ()), (1e-12, "more", ("--start", "first"))):
+        rate = ("--learning-rate", str(learning_rate))
+        assert tool("--stage", "vae", "--out", out, "--steps", "3", *rate, *start) == 0
+    kept, more = (load_file(next((tmp_path / out / "vae").glob("*.safetensors"))) for out in ("first", "more"))
+    assert all(torch.equal(value, more[name]) for name, value in kept.items())
+
+
+def test_a_codec_is_not_trained_on_clips_of_several_lengths(tool, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    assert tool("--stage", "vae", "--out", "vae", "--steps", "1", "--frames", "5", "9") == 1
+    assert "one length" in capsys.readouterr().err
 
 
 def test_a_stage_without_a_start_is_refused(tool, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
