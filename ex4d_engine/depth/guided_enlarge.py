@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A network's disparity map enlarged to a frame: each pixel near a step takes the side that its colour is of.
 
-Unlike `edge_snap.py`, which mends wide blurs between two surfaces, this takes a map that is sharp to a pixel or two,
-and any number of surfaces that meet in a place.
+Unlike `edge_snap.py`, which knows two surfaces in a place, this takes any number that meet there. A network's step is
+a ramp of some pixels; left so it would be a rubber sheet in the DW-Mesh, which a new camera sees as a smear.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ STEP: Final = 1.15
 LEAST_STEP: Final = 0.015
 """Ratio of neighbouring disparities from which surfaces are kept apart, as in `edge_snap.py`; and the difference, in
 disparities of the near end. By the ratio alone, a ground that runs to the horizon would be all steps there."""
+_BLURS: Final = ((4, 1.4), (2, 1.3))
+"""Reach of a blurred step in pixels of the map, each way, and the ratio of disparities across it."""
+_SETTLED: Final = 0.7
+"""Of what the map changes by over twice the reach, from which it is a step: a slope's half is 0.5."""
+_TRACE: Final = 0.01  # of the logarithm
 _COLOUR: Final = 24.0
 _PLACE: Final = 1.2
 """How far a small pixel may be from a full one to count fully: in sRGB units, and in small pixels."""
@@ -36,7 +41,7 @@ def enlarge_guided(disparity: Array, image: npt.NDArray[np.uint8]) -> Array:
     Returns: (H, W) float32: linear between the map's pixels on surfaces, and between two surfaces nothing.
     """
     size = (image.shape[1], image.shape[0])
-    sharp = sharpened(disparity)
+    sharp = sharpened(without_blur(disparity))
     full = np.asarray(cv2.resize(sharp, size, interpolation=cv2.INTER_LINEAR))
     stepped = _stepped(sharp)[0]
     if not stepped.any():
@@ -49,6 +54,23 @@ def enlarge_guided(disparity: Array, image: npt.NDArray[np.uint8]) -> Array:
         y, x = rows[first : first + _CHUNK], columns[first : first + _CHUNK]
         full[y, x] = _decided(sharp, small.astype(np.float32), image[y, x].astype(np.float32), y, x, size)
     return full
+
+
+def without_blur(disparity: Array) -> Array:
+    """The map (h, w) with ramps between two surfaces made steps: each pixel takes the side that it is nearer to.
+
+    A slope, such as the ground, goes on beyond the ramp's reach, and stays; so does a surface between two others.
+    """
+    for reach, ratio in _BLURS:
+        high, low = _extremes(disparity, reach)
+        highest, lowest = _extremes(disparity, 2 * reach)
+        step = high - low
+        blurred = (
+            (high > ratio * low) & (step > LEAST_STEP) & (step > _SETTLED * (highest - lowest)) & _climbs(disparity)
+        )
+        nearer = np.where(disparity * disparity > high * low, high, low)  # by the ratio
+        disparity = np.where(blurred, nearer, disparity).astype(np.float32)
+    return disparity
 
 
 def sharpened(disparity: Array) -> Array:
@@ -77,7 +99,7 @@ def _decided(
     doubt = unlike + apart
     weight = np.exp(doubt.min(1, keepdims=True) - doubt).astype(np.float32)
     level = sharp[near_y, near_x]
-    best, votes = np.zeros(len(rows), np.float32), np.full(len(rows), -1, np.float32)
+    best, votes = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
     for candidate in range(len(_AROUND)):
         own = level[:, candidate, None]
         same = weight * (np.abs(level - own) < np.maximum((STEP - 1) * own, LEAST_STEP))
@@ -90,6 +112,22 @@ def _decided(
 
 def _stepped(disparity: Array) -> tuple[npt.NDArray[np.bool_], Array, Array]:
     """Where the map (h, w) has a step within a pixel, and the highest and lowest value there."""
-    window = np.ones((3, 3), np.uint8)
-    high, low = np.asarray(cv2.dilate(disparity, window)), np.asarray(cv2.erode(disparity, window))
+    high, low = _extremes(disparity, 1)
     return (high > STEP * low) & (high - low > LEAST_STEP), high, low
+
+
+def _climbs(disparity: Array) -> npt.NDArray[np.bool_]:
+    """Where the map (h, w) goes on rising from neighbour to opposite neighbour, across or down, more than a trace."""
+    level = np.pad(np.log(disparity), 1, mode="edge")
+    middle = level[1:-1, 1:-1]
+    climbs = np.zeros(disparity.shape, bool)
+    for before, after in ((level[1:-1, :-2], level[1:-1, 2:]), (level[:-2, 1:-1], level[2:, 1:-1])):
+        climbs |= np.minimum(middle - before, after - middle) > _TRACE
+        climbs |= np.minimum(before - middle, middle - after) > _TRACE
+    return climbs
+
+
+def _extremes(disparity: Array, reach: int) -> tuple[Array, Array]:
+    """The highest and lowest value within so many pixels of each."""
+    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return np.asarray(cv2.dilate(disparity, window)), np.asarray(cv2.erode(disparity, window))

@@ -45,6 +45,7 @@ from .shot_renewal import (
     replace_shot,
 )
 from .source_depth import PlacedDepth, place_depth, placement_record, remove_unplaced, rescaled
+from .subject import subject_of
 
 BYTES_PER_PIXEL = 20  # plate and albedo PNG, depth EXR and flags together, measured on real clips, rounded up
 REFERENCE_Z_LIMITS = (1e-4, 1e4)
@@ -226,7 +227,7 @@ def _write_depth(
 ) -> Shot:
     plate = shot.require_plate()
     (shot.root / "depth").mkdir(exist_ok=True)
-    nearest, farthest, unknown, skies, subjects = np.inf, 0.0, 0, [], []
+    nearest, farthest, unknown, skies = np.inf, 0.0, 0, []
     for done, (number, depth) in enumerate(zip(plate.numbers, placed.frames, strict=True), 1):
         reporter.check()
         result = repair(np.clip(depth, *REFERENCE_Z_LIMITS) if settings.compat == "reference" else depth, number)
@@ -236,7 +237,6 @@ def _write_depth(
         if result.infinite:
             skies.append(number)
         unknown += result.unknown
-        subjects.append(subject_depth(result.depth))
         if not shot.depth_file(number).is_file():  # from an interrupted run of the same settings
             write_exr_depth(shot.depth_file(number), result.depth.astype(np.float32))
         reporter.progress("depth", done, plate.count)
@@ -251,14 +251,14 @@ def _write_depth(
         reporter.log(f"{len(skies)} frames hold sky or infinite depth; it was put at {sky:.3g} scene units.")
     if unknown:
         reporter.log(f"{unknown} depth values were no usable number and took their nearest neighbour's.")
-    finite_subjects = [value for value in subjects if np.isfinite(value)]
+    subject = subject_of(shot, reporter)
     geometry = Geometry(
         depth_source=settings.depth,
         depth_note=clip.note,
         intrinsics=as_matrix(lens.intrinsics),
         near=nearest if np.isfinite(nearest) else sky,
         far=far_surface(max(farthest, sky if skies else 0.0)),
-        subject=float(np.median(finite_subjects)) if finite_subjects else sky,
+        subject=subject if np.isfinite(subject) else sky,
         repaired=unknown,
         compat=settings.compat,
         poses=() if placed.camera_to_world is None else tuple(as_matrix(pose) for pose in placed.camera_to_world),
@@ -285,13 +285,6 @@ def _check_cameras(clip: DepthClip, plate: Plate) -> None:
             f"The depth source gave {len(poses)} camera poses for a plate of {plate.count} frames.",
             "Give one pose a frame, or none.",
         )
-
-
-def subject_depth(depth: NDArray[np.float32]) -> float:
-    """The median depth of the subject: of the nearer half of the middle of the frame. depth: (H,W), may hold inf."""
-    height, width = depth.shape
-    middle = depth[height // 4 : height - height // 4, width // 4 : width - width // 4].ravel()
-    return float(np.median(middle[middle <= np.median(middle)]))
 
 
 def _lens(

@@ -21,7 +21,6 @@ from ex4d_engine.image_files import read_exr, read_png, write_exr_depth, write_p
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import load_shot
 from ex4d_engine.stages import ReconstructSettings, reconstruct, shot_renewal
-from ex4d_engine.stages.reconstruct import subject_depth
 from tests.tiny_shot import (
     FAR,
     NEAR,
@@ -131,15 +130,6 @@ def test_sky_and_unknown_depth_are_put_right_and_counted(folder: Path) -> None:
     assert shot.require_geometry().repaired == 6
     assert shot.require_geometry().far > depth.max()
     assert any("6 frames hold sky" in line for line in listener.logs)
-
-
-def test_the_subject_is_in_the_middle_and_in_front() -> None:
-    depth = np.full((40, 40), 50, np.float32)
-    depth[15:25, 15:25] = 3
-    depth[:5] = 1  # nearer, but at the border
-    assert subject_depth(depth) == 50  # a quarter of the middle is no subject
-    depth[10:30, 10:25] = 3
-    assert subject_depth(depth) == 3
 
 
 def test_the_reference_s_geometry(folder: Path) -> None:

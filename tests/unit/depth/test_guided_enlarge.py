@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ex4d_engine.depth.guided_enlarge import enlarge_guided, sharpened
+from ex4d_engine.depth.guided_enlarge import enlarge_guided, sharpened, without_blur
 
 
 def picture(height: int = 128, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -20,8 +20,9 @@ def picture(height: int = 128, width: int = 160) -> tuple[np.ndarray, np.ndarray
     return image, disparity
 
 
-@pytest.mark.parametrize("blur", [0.0, 0.6])
-def test_steps_lie_where_the_picture_has_them(blur: float) -> None:
+# where three surfaces meet in a blur, the middle one loses a corner
+@pytest.mark.parametrize(("blur", "wrong"), [(0.0, 0.005), (0.6, 0.015)])
+def test_steps_lie_where_the_picture_has_them(blur: float, wrong: float) -> None:
     image, disparity = picture()
     small = cv2.resize(disparity, (40, 32), interpolation=cv2.INTER_AREA)
     if blur:
@@ -29,7 +30,7 @@ def test_steps_lie_where_the_picture_has_them(blur: float) -> None:
     enlarged = enlarge_guided(small, image)
     assert enlarged.shape == disparity.shape and enlarged.dtype == np.float32
     off = np.abs(enlarged / disparity - 1) > 0.1
-    assert off.mean() < 0.005
+    assert off.mean() < wrong
 
 
 def test_nothing_lies_between_two_surfaces() -> None:
@@ -59,3 +60,16 @@ def test_sharpening_moves_values_to_their_nearer_side() -> None:
     assert sharpened(row).tolist() == [[1, 1, 1, 2, 2, 2]]
     gentle = np.array([[1, 1.05, 1.1, 1.15]], np.float32)
     assert np.array_equal(sharpened(gentle), gentle)
+
+
+def test_a_networks_blur_becomes_a_step_and_a_slope_stays() -> None:
+    """A ramp of some pixels beside a subject was a smear in every new view."""
+    ground = np.tile(np.linspace(0.1, 1, 96, dtype=np.float32)[:, None], (1, 128))
+    scene = ground.copy()
+    scene[16:80, 40:72] = 1.0
+    blurred = without_blur(cv2.GaussianBlur(scene, (0, 0), 1.5))
+    row = blurred[24]
+    assert ((row > 0.9) | (row < 0.35)).all(), "no pixel between the subject and what is behind it"
+    assert abs(int((row > 0.9).sum()) - 32) <= 2
+    assert np.allclose(without_blur(ground), ground)
+    assert np.allclose(blurred[:, 100:], cv2.GaussianBlur(ground, (0, 0), 1.5)[:, 100:], atol=0.01)
