@@ -18,7 +18,7 @@ from bpy.props import (
     StringProperty,
 )
 
-from ..ex4d_engine.bundled_model import default_preset
+from ..ex4d_engine.bundled_model import DEFAULT_PRESET
 from . import jobs, take_list
 from .depth_choice import DEPTH_ANYTHING_3, DEPTH_ANYTHING_V2
 
@@ -53,7 +53,6 @@ PRESETS = (
     ("final", "Final", "Wan2.1 14B with the EX-4D adapter, 25 steps"),
     ("fast", "Fast", "The same with a step-distillation adapter, 4 steps"),
 )
-DEFAULT_PRESET = default_preset()
 DIFFUSION_PRESETS = ("draft", "final", "fast")  # the others draw nothing by diffusion
 DIFFUSION_OPTIONS = ("tier", "detail", "steps")  # properties of `Ex4dSettings`, named as the engine's options
 TIERS = (

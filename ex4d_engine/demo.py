@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import psutil
 
-from .bundled_model import default_preset
+from .bundled_model import DEFAULT_PRESET
 from .contact_sheet import write_contact_sheet
 from .errors import Ex4dError
 from .files import prepare_folder
@@ -149,7 +149,7 @@ def _run_blender(
         "extension": str(extension),
         "shot": str(out / "shot"),
         "orbit": orbit_deg,
-        "preset": default_preset(),
+        "preset": DEFAULT_PRESET,
         "blend": str(out / "demo.blend"),
     }
     environment = {

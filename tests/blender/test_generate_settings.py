@@ -133,7 +133,5 @@ def test_a_missing_model_shows_the_command_that_downloads_it(imported: Any) -> N
     jobs.clear_failure()
 
 
-def test_without_a_model_in_the_extension_a_new_scene_has_the_preset_that_needs_none(addon: Any) -> None:
-    bundled_model = addon("ex4d_engine.bundled_model")
-    assert not bundled_model.has_bundled_model() and bpy.context.scene.ex4d.preset == "preview"
-    assert bpy.context.scene.ex4d.bl_rna.properties["preset"].default == bundled_model.default_preset()
+def test_a_new_scene_has_the_preset_that_is_the_engines_default(addon: Any) -> None:
+    assert bpy.context.scene.ex4d.preset == addon("ex4d_engine.bundled_model").DEFAULT_PRESET
