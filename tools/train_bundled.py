@@ -7,7 +7,9 @@
     python tools/train_bundled.py --stage adapter --out runs/adapter --minutes 15 --start runs/base/model
 
 `runs/adapter/model` is then the folder that ships. A stage that is stopped goes on with --resume, or, where only its
-model files were kept, with --start at them. With --clips the drawn clips are kept for the next stage.
+model files were kept, with --start at them and another --seed, which gives it other clips. A folder with an adapter
+is one whose adapter is trained further. With --clips the drawn clips are kept for the next stage; with --gpus N and
+--draw-device base and adapter use several cards, each drawing its clips beside the training.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, metavar="N", help="clips a step and card (default: 32 for vae, else 24)")
     parser.add_argument("--frames", type=int, nargs="+", metavar="F", help="of a step's clips, 4k + 1 (default: 9, 49)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, help="default: 1e-3 for vae, else 5e-4")
+    parser.add_argument("--learning-rate", type=float, help="default: 1e-3, for adapter 5e-4")
     parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
     parser.add_argument("--compile", action="store_true", help="compile the network; takes a minute or two once")
     parser.add_argument("--masks", default="both", choices=("both", "rendering", "tracking"), help="stage adapter")
@@ -167,7 +169,7 @@ def bundled_job(
         batch=options.batch or 24,
         frames=frames,
         seed=options.seed,
-        learning_rate=options.learning_rate or 5e-4,
+        learning_rate=options.learning_rate or (1e-3 if options.stage == "base" else 5e-4),
         hole_weight=options.hole_weight,
         compiled=options.compile,
     )

@@ -18,6 +18,7 @@ from ..diffusion.loading import folder_adapter
 from .adapter_export import adapter_tensors, layer_sizes
 from .adapter_network import AdapterNetwork, trained_parameters, with_adapter
 from .bank_masks import BankMasks
+from .bundled_camera import begin_as_the_base
 from .bundled_conditioning import first_frame_condition, hole_weights, kept_blocks, normalised_latents, ray_latents
 from .bundled_objective import SHEET_NAME, HeldOut, Velocity, flow_loss
 from .bundled_parts import compile_blocks, constant_text, load_transformer, save_model_folder
@@ -58,7 +59,10 @@ class AdapterStage:
         self._settings, self._shape, self._masks, self._codec, self._bank = settings, shape, masks, codec, bank
         self._base = load_transformer(start)
         self._layers = layer_sizes(self._base)
-        network = with_adapter(copy.deepcopy(self._base), shape, settings.seed, folder_adapter(start))
+        adapter = folder_adapter(start)
+        network = with_adapter(copy.deepcopy(self._base), shape, settings.seed, adapter)
+        if adapter is None:
+            begin_as_the_base(network, codec)
         network.to(settings.device).train()
         self._average = copy.deepcopy(network)
         self.run = new_state(network, self._average, settings)

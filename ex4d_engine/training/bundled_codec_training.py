@@ -24,7 +24,7 @@ from ..errors import Cancelled, Ex4dError
 from ..files import prepare_folder, write_bytes
 from ..torch_device import torch_device
 from .bundled_codec_losses import CodecLossParts, CodecLossWeights, block_edges, codec_losses, peak_signal_to_noise
-from .checkpoint import RunState, load_checkpoint, save_checkpoint
+from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .depth_trainer import rate_at
 from .depth_validation import autocast
 from .principal_components import fit_linear_codec
@@ -248,18 +248,26 @@ def _train(
     started = clock() - run.seconds
     logged = saved = clock()
     since: list[Tensor] = []
+    pace = 1.0
     while (done := _share_done(settings, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * group["share"] * rate_at(done)
+            group["lr"] = pace * settings.learning_rate * group["share"] * rate_at(done)
         since.append(_step(settings, run, forward, bank, device, timer))
         run.step += 1
         run.seconds = clock() - started
-        if clock() - logged >= settings.log_s:
+        to_log, to_save = clock() - logged >= settings.log_s, clock() - saved >= settings.checkpoint_s
+        if (to_log or to_save) and not torch.isfinite(since[-1]).all():
+            go_back(settings.out / CHECKPOINT_NAME, run, settings.identity(), reporter)
+            pace *= SLOWER
+            since.clear()
+            logged = clock()
+            continue
+        if to_log:
             reporter.log(_line(run, since, timer, settings.batch))
             since.clear()
             logged = clock()
-        if clock() - saved >= settings.checkpoint_s:
+        if to_save:
             _save(settings, run, bank)
             if held_out is not None:
                 reporter.log(_score_line(run, held_out))

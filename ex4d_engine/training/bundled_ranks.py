@@ -30,6 +30,15 @@ def shared_clock(clock: Callable[[], float], world_size: int) -> Callable[[], fl
     return read
 
 
+@torch.no_grad()
+def share_weights(modules: Sequence[nn.Module], world_size: int) -> None:
+    """Makes the ranks' weights those of the first, as they all have made or read their own."""
+    if world_size == 1:
+        return
+    for parameter in [parameter for module in modules for parameter in module.parameters()]:
+        dist.broadcast(parameter.data, 0)
+
+
 def share_gradient(parameters: Sequence[nn.Parameter], loss: Tensor, world_size: int) -> Tensor:
     """Makes the ranks' gradients their mean. Returns the mean of their losses.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import Cancelled, Ex4dError
 from ..files import prepare_folder
-from .bundled_ranks import share_gradient, shared_clock
+from .bundled_ranks import share_gradient, share_weights, shared_clock
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .clip_bank import ClipBank
 from .depth_trainer import rate_at
@@ -166,6 +166,7 @@ def train_stage(
     run, identity = stage.run, settings.identity() | stage.identity()
     if resume:
         load_checkpoint(checkpoint, run, identity)
+    share_weights([run.network, run.average], settings.world_size)
     count = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
     cards = f"{settings.world_size} × " if settings.world_size > 1 else ""
     reporter.log(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .depth_clips import with_looks
@@ -65,14 +67,14 @@ def view_places(
         looks: (B, 6) on the CPU.
         device: where the clips are.
     """
-    starts, steps = (torch.tensor([float(value) for value in values]) for values in zip(*_times(views), strict=True))
-    times = starts[:, None] + steps[:, None] * torch.arange(frames)
-    rows = torch.stack([_centres(view.top, view.height, size[0], mirrored=False) for view in views])
-    columns = torch.stack([_centres(view.left, view.width, size[1], mirrored=view.mirrored) for view in views])
-    places = torch.tensor([[float(view.slot), float(view.mask)] for view in views])
+    starts, steps = (np.array([getattr(view, name) for view in views]) for name in ("start", "step"))
+    stored = np.array([(view.slot, view.mask) for view in views])
+    times = starts[:, None] + steps[:, None] * np.arange(frames)
+    rows = _centres([(view.top, view.height, False) for view in views], size[0])
+    columns = _centres([(view.left, view.width, view.mirrored) for view in views], size[1])
     # one transfer for all, in float32, which holds these whole numbers exactly
-    parts = [places, times, rows, columns, looks]
-    together = sent(torch.cat(parts, dim=1), device)
+    parts = [stored, times, rows, columns, looks.numpy()]
+    together = sent(torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")), device)
     both, times, rows, columns, looks = together.split([part.shape[1] for part in parts], dim=1)
     return ViewPlaces(both[:, 0].long(), both[:, 1].long(), times.long(), rows, columns, looks)
 
@@ -120,12 +122,9 @@ class Viewer:
             self.pictures, self.masks = (torch.compile(see, dynamic=True) for see in (seen_pictures, seen_masks))
 
 
-def _times(views: Sequence[View]) -> list[tuple[int, int]]:
-    return [(view.start, view.step) for view in views]
-
-
-def _centres(first: int, count: int, wanted: int, *, mirrored: bool) -> Tensor:
-    """(wanted,) float32: centres of `wanted` pixels spread over `count` stored ones from `first` on."""
-    places = (torch.arange(wanted, dtype=torch.float64) + 0.5) * (count / wanted) - 0.5
-    places = (places.clamp(0, count - 1) + first).float()
-    return places.flip(0) if mirrored else places
+def _centres(crops: Sequence[tuple[int, int, bool]], wanted: int) -> NDArray[np.float64]:
+    """(B, wanted): centres of `wanted` pixels spread over crops (first stored pixel, count, whether mirrored)."""
+    first, count, mirrored = (np.array(values)[:, None] for values in zip(*crops, strict=True))
+    places = (np.arange(wanted) + 0.5) * (count / wanted) - 0.5
+    places = np.clip(places, 0, count - 1) + first
+    return np.where(mirrored, places[:, ::-1], places)

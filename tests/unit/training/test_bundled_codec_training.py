@@ -219,3 +219,20 @@ def test_a_run_can_start_from_a_codec_alone(tmp_path: Path) -> None:
     with pytest.raises(Ex4dError) as caught:
         train_codec(run(tmp_path / "third", decoder_blocks=2), DriftingWaves(), Silent(), start=first)
     assert caught.value.code == "bad_request"
+
+
+def test_a_codec_that_diverged_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
+    class Broken(DriftingWaves):
+        asked = 0
+
+        def batch(self, step: int, batch: int, frames: int) -> torch.Tensor:
+            clips = super().batch(step, batch, frames)
+            self.asked += step == 3
+            # the first time they are for the latents' statistics, with the checkpoint after step 3
+            return clips * torch.inf if step == 3 and self.asked == 2 else clips
+
+    watch = Watch()
+    settings = run(tmp_path, steps=5, log_s=0.0, checkpoint_s=0.0)
+    folder = train_codec(settings, Broken(), watch)
+    assert any("diverged before step 4: back to step 3" in line for line in watch.lines)
+    assert all(value.isfinite().all() for value in load(folder).state_dict().values())

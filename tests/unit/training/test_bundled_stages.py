@@ -253,3 +253,22 @@ def test_the_held_out_loss_falls_as_clips_are_learned(tmp_path: Path) -> None:
     assert stage.held_out() == before, "it does not depend on luck"
     train_stage(training, stage, bank, Silent())
     assert stage.held_out() < 0.9 * before
+
+
+def test_a_run_that_diverged_goes_back_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = settings(tmp_path / "run", steps=5, checkpoint_s=0.0)
+    stage, bank = base(training, save_codec(tmp_path / "start"))
+    loss, broken = stage.loss, [3, 3]
+
+    def once_beyond_numbers(step: int, material: Any) -> torch.Tensor:
+        return loss(step, material) * (torch.inf if step in broken and not broken.remove(step) else 1)
+
+    monkeypatch.setattr(stage, "loss", once_beyond_numbers)
+    watch = Watch()
+    train_stage(training, stage, bank, watch)
+    assert sum("diverged before step 4: back to step 3" in line for line in watch.lines) == 2
+    assert stage.run.step == 5 and all(value.isfinite().all() for value in stage.run.network.state_dict().values())
+    stage, bank = base(settings(tmp_path / "new", log_s=0.0), save_codec(tmp_path / "start"))
+    monkeypatch.setattr(stage, "loss", lambda step, material: loss(step, material) * torch.nan)
+    with pytest.raises(Ex4dError, match="smaller learning rate"):
+        train_stage(settings(tmp_path / "new"), stage, bank, Silent())
