@@ -80,7 +80,9 @@ def camera_path(plan: Plan, draw: Draw, frames: int, height: int, width: int) ->
     pitch = torch.atan2(-forward[..., 1], torch.hypot(forward[..., 0], forward[..., 2])) + plan.tilt[:, None]
     sweep = sign * share * plan.fov[:, None] * draw.uniform((*batch, 1), 0.1, 0.8)
     heading = heading + torch.where(of("pan"), sweep, zero) + shake[..., 3] * 0.03 * steadied
-    pitch = pitch + torch.where(of("pan"), sweep * draw.normal((*batch, 1), 0.35), zero) + shake[..., 4] * 0.03 * steadied
+    pitch = (
+        pitch + torch.where(of("pan"), sweep * draw.normal((*batch, 1), 0.35), zero) + shake[..., 4] * 0.03 * steadied
+    )
     roll = (
         draw.normal((*batch, 1), 0.03)
         + draw.normal((*batch, 1), 0.12) * draw.coin((*batch, 1), 0.12)

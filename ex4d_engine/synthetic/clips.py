@@ -12,13 +12,14 @@ import torch
 
 from .cameras import camera_path
 from .draw import Draw
-from .effects import defocus, develop, encode_display, motion_blur
+from .effects import blur_radius, defocus, develop, encode_display, motion_blur, tame_highlights
 from .scenes import Scenes, random_scenes
 from .shading import shade, shadow_map
 from .surfaces import Cameras, Sight, arrives, cameras_at, flow_to, see
 
 BLUR_SHARE = 0.028  # of the longer side: the radius at infinity of a plan's defocus of 1
-CAMERA_SEED, LENS_SEED = 0x5EED_CA_3E, 0x5EED_1E_45  # so that content, moves and lens are drawn independently
+# so that content, moves, lens and film are drawn independently
+CAMERA_SEED, LENS_SEED, DEVELOP_SEED = 0x5EED_CA_3E, 0x5EED_1E_45, 0x5EED_DE_7E
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def random_clips(
     then = cameras_at(scenes, intrinsics[:, 1:], pose[:, 1:], times[:, 1:])
     sight = see(scenes, now, height, width, compiled=compiled)
     flow, arrival, facing = flow_to(scenes, now, sight, then)
-    light = _light(scenes, now, sight, times[:, :-1], compiled)
-    images = _pictures(scenes, light, sight, flow, now) if effects else encode_display(light)
+    lens = _lens(scenes, now, max(height, width)) if effects else None
+    light = _light(scenes, now, sight, times[:, :-1], lens, compiled)
+    images = _pictures(scenes, light, sight, flow, lens) if lens else encode_display(light)
 
     def clips(values: torch.Tensor) -> torch.Tensor:
         return values.view(batch, frames, *values.shape[1:])
@@ -154,8 +156,9 @@ def render_views(
     times = frame_times.to(device, torch.float32)
     cameras = cameras_at(scenes, intrinsics, pose, times)
     sight = see(scenes, cameras, height, width, compiled=compiled)
-    light = _light(scenes, cameras, sight, times, compiled)
-    images = _pictures(scenes, light, sight, None, cameras) if effects else encode_display(light)
+    lens = _lens(scenes, cameras, max(height, width)) if effects else None
+    light = _light(scenes, cameras, sight, times, lens, compiled)
+    images = _pictures(scenes, light, sight, None, lens) if lens else encode_display(light)
     return Views(
         images.view(batch, views, 3, height, width),
         sight.depth.view(batch, views, height, width),
@@ -163,43 +166,62 @@ def render_views(
     )
 
 
-def _light(scenes: Scenes, cameras: Cameras, sight: Sight, times: torch.Tensor, compiled: bool) -> torch.Tensor:
+@dataclass(frozen=True)
+class _Lens:
+    """What I cameras focus on. `focus` (I,) metres, `aperture` (I,) pixels, the blur's radius at infinity;
+    `shutter` (I,), the share of a frame's time during which light comes in."""
+
+    focus: torch.Tensor
+    aperture: torch.Tensor
+    shutter: torch.Tensor
+
+
+def _lens(scenes: Scenes, cameras: Cameras, longer_side: int) -> _Lens:
+    plan, device, scene = scenes.plan, scenes.device, cameras.scene
+    batch = (len(plan.setting),)
+    draw = Draw(scenes.seed ^ LENS_SEED)
+    shutter = draw.uniform(batch, 0.05, 0.5) * draw.coin(batch, 0.8)
+    off_focus = draw.log_uniform(batch, 0.92, 1.1)
+    return _Lens(
+        _subject_distance(plan.subject.to(device)[scene], cameras.pose) * off_focus.to(device)[scene],
+        torch.where(plan.defocus > 0.02, plan.defocus, 0.0).to(device)[scene] * BLUR_SHARE * longer_side,
+        shutter.to(device)[scene],
+    )
+
+
+def _light(
+    scenes: Scenes, cameras: Cameras, sight: Sight, times: torch.Tensor, lens: _Lens | None, compiled: bool
+) -> torch.Tensor:
     """Linear light (I, 3, H, W), five rays a pixel: its centre, and its corners,
     which it shares with its neighbours."""
     height, width = sight.depth.shape[-2:]
     shadows = shadow_map(scenes, times, compiled=compiled)
-    centre = shade(scenes, cameras, sight, shadows)
+
+    def tamed(light: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        return tame_highlights(light, blur_radius(depth, lens.focus, lens.aperture) if lens else 0.0)
+
+    centre = tamed(shade(scenes, cameras, sight, shadows), sight.depth)
     shifted = cameras.intrinsics.clone()
     shifted[:, :2, 2] += 0.5
     corners = Cameras(cameras.scene, shifted, cameras.pose, cameras.placed)
     at_corners = see(scenes, corners, height + 1, width + 1, compiled=compiled)
-    corner = shade(scenes, corners, at_corners, shadows)
-    # a point of light much brighter than white must not make a whole pixel white
-    mean = torch.nn.functional.avg_pool2d(corner.clamp_max(4.0), 2, stride=1)
-    return 0.4 * centre.clamp_max(4.0) + 0.6 * mean
+    corner = tamed(shade(scenes, corners, at_corners, shadows), at_corners.depth)
+    return 0.4 * centre + 0.6 * torch.nn.functional.avg_pool2d(corner, 2, stride=1)
 
 
 def _pictures(
-    scenes: Scenes, light: torch.Tensor, sight: Sight, flow: torch.Tensor | None, cameras: Cameras
+    scenes: Scenes, light: torch.Tensor, sight: Sight, flow: torch.Tensor | None, lens: _Lens
 ) -> torch.Tensor:
     """The light through lens, shutter, sensor and codec: (I, 3, H, W) in [0, 1]."""
-    plan, device = scenes.plan, light.device
-    height, width = light.shape[-2:]
-    batch = len(plan.setting)
-    draw = Draw(scenes.seed ^ LENS_SEED)
-    shutter = draw.uniform((batch,), 0.05, 0.5) * draw.coin((batch,), 0.8)
-    off_focus = draw.log_uniform((batch,), 0.92, 1.1)
-    out_of_focus = plan.defocus > 0.02
-    if bool(out_of_focus.any()):
-        some = out_of_focus.to(device)[cameras.scene].nonzero().squeeze(1)
-        scene = cameras.scene[some]
-        distance = _subject_distance(plan.subject.to(device)[scene], cameras.pose[some]) * off_focus.to(device)[scene]
-        radius = plan.defocus.to(device)[scene] * BLUR_SHARE * max(height, width)
-        light = light.index_copy(0, some, defocus(light[some], sight.depth[some], distance, radius))
+    some = (lens.aperture > 0).nonzero().squeeze(1)
+    if len(some):
+        blurred = defocus(light[some], sight.depth[some], lens.focus[some], lens.aperture[some])
+        light = light.index_copy(0, some, blurred)
     if flow is not None:
-        light = motion_blur(light, flow, shutter.to(device)[cameras.scene])
-    generator = torch.Generator(device).manual_seed(scenes.seed ^ LENS_SEED)
-    return develop(light, draw, batch, generator)
+        light = motion_blur(light, flow, lens.shutter)
+    seed = scenes.seed ^ DEVELOP_SEED
+    generator = torch.Generator(light.device).manual_seed(seed)
+    return develop(light, Draw(seed), len(scenes.plan.setting), generator)
 
 
 def _subject_distance(subject: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:

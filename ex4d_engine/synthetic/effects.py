@@ -11,7 +11,9 @@ from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pa
 
 from .draw import Draw
 
-BLUR_RADII: Final = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels, of the discs between which defocus is mixed
+# pixels, of the discs between which defocus is mixed: close enough that a point of light looks like one disc, not two
+BLUR_RADII: Final = tuple(2 ** (step / 2) for step in range(11))
+HIGHLIGHT: Final = 4.0  # light of a sharp pixel that is kept, in units of white
 SHUTTER_SAMPLES: Final = 7
 
 
@@ -33,21 +35,45 @@ def defocus(light: torch.Tensor, depth: torch.Tensor, focus: torch.Tensor, apert
         focus: (I,) metres.
         aperture: (I,) pixels, the blur's radius at infinity.
     """
-    signed = aperture[:, None, None] * (1 - focus[:, None, None] / depth)  # > 0 behind
-    signed = signed.clamp(-BLUR_RADII[-1], BLUR_RADII[-1])
-    position = signed.sign() * torch.log2(signed.abs().clamp_min(0.5) * 2)  # ±1 at 1 px, ±5 at 16 px; 0 sharp
+    signed = blur_radius(depth, focus, aperture)
+    # ±1 at 1 px, then one more for each disc, ±11 at 32 px; 0 is sharp
+    size = signed.abs()
+    position = signed.sign() * torch.where(size < 1, (2 * size - 1).clamp_min(0), 1 + 2 * torch.log2(size.clamp_min(1)))
     total = torch.zeros_like(light)
     covered = torch.zeros_like(light[:, :1])
-    for layer in range(len(BLUR_RADII), -len(BLUR_RADII) - 1, -1):
-        share = (1 - (position - layer).abs()).clamp_min(0)[:, None]
-        here = torch.cat([light * share, share], 1)
+    ends = torch.stack(position.flatten(1).aminmax(dim=1), 1)
+    nearest, farthest = torch.stack([ends[:, 0].floor(), ends[:, 1].ceil()]).long().cpu()
+    for layer in range(int(farthest.max()), int(nearest.min()) - 1, -1):
+        # only the pictures that have something at this layer: most have few of them
+        some = ((nearest <= layer) & (layer <= farthest)).nonzero()[:, 0].to(light.device)
+        share = (1 - (position[some] - layer).abs()).clamp_min(0)[:, None]
+        here = torch.cat([light[some] * share, share], 1)
         if layer:
             here = _disc(here, BLUR_RADII[abs(layer) - 1])
         # what lies behind is covered; shares of neighbouring layers add up to one, so this is exact inside a surface
         opaque = here[:, 3:].clamp(0, 1)
-        total = here[:, :3] + total * (1 - opaque)
-        covered = opaque + covered * (1 - opaque)
+        total[some] = here[:, :3] + total[some] * (1 - opaque)
+        covered[some] = opaque + covered[some] * (1 - opaque)
     return total / covered.clamp_min(1e-3)
+
+
+def blur_radius(depth: torch.Tensor, focus: torch.Tensor, aperture: torch.Tensor) -> torch.Tensor:
+    """Radius of a point's disc in pixels, negative before the plane in focus: (I, H, W), arguments as for `defocus`."""
+    signed = aperture[:, None, None] * (1 - focus[:, None, None] / depth)
+    return signed.clamp(-BLUR_RADII[-1], BLUR_RADII[-1])
+
+
+def tame_highlights(light: torch.Tensor, radius: torch.Tensor | float) -> torch.Tensor:
+    """Limits points much brighter than white, which would make a whole pixel white though they fill a part of it.
+
+    What is out of focus spreads over its disc, and may be as much brighter as the disc is larger than a pixel.
+
+    Args:
+        light: (I, 3, H, W).
+        radius: (I, H, W) pixels of the disc, or 0 where nothing is blurred.
+    """
+    limit = HIGHLIGHT * (1 + torch.as_tensor(radius, device=light.device).square())
+    return torch.minimum(light, limit.unsqueeze(-3) if limit.dim() else limit)
 
 
 def _disc(image: torch.Tensor, radius: float) -> torch.Tensor:
@@ -55,9 +81,11 @@ def _disc(image: torch.Tensor, radius: float) -> torch.Tensor:
     factor = max(1, int(radius / 4))
     small = avg_pool2d(image, factor, ceil_mode=True, count_include_pad=False) if factor > 1 else image
     reach = radius / factor
-    size = math.ceil(reach)
+    size = math.ceil(reach + (factor > 1))
     grid = torch.arange(-size, size + 1, device=image.device).float()
-    kernel = (reach + 0.5 - torch.hypot(grid[:, None], grid[None])).clamp(0, 1)
+    # a reduced disc's rim is softer, or its steps would show when it is enlarged
+    rim = 1.0 if factor == 1 else 1.6
+    kernel = ((reach - torch.hypot(grid[:, None], grid[None])) / rim + 0.5).clamp(0, 1)
     kernel = (kernel / kernel.sum())[None, None]
     images, channels, height, width = small.shape
     padded = (
@@ -130,7 +158,9 @@ def develop(light: torch.Tensor, draw: Draw, batch: int, generator: torch.Genera
         avg_pool2d(light, (min(64, height), min(64, width)), ceil_mode=True).mean((2, 3), keepdim=True) - light
     )
 
-    strength = each(draw.log_uniform(one, 0.001, 0.03) * draw.coin(one, 0.85))
+    # in little light a sensor's gain is turned up, and its noise with it
+    dim = torch.where(draw.coin(one, 0.08), draw.uniform(one, 2.0, 4.0), 1.0)
+    strength = each(draw.log_uniform(one, 0.001, 0.03) * dim * draw.coin(one, 0.85))
     grain = torch.randn(light.shape, generator=generator, device=device)
     coarse = interpolate(
         avg_pool2d(grain, 2, ceil_mode=True) * 1.5, size=(height, width), mode="bilinear", align_corners=False

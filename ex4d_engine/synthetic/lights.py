@@ -10,7 +10,7 @@ import torch
 
 from .draw import Draw
 from .materials import hsv_to_linear
-from .settings import Plan
+from .settings import Backdrop, Plan
 from .textures import FAMILIES, STARTS
 
 SUN_DISTANCE = 12.0  # in units of what its shadows cover
@@ -56,12 +56,13 @@ class Lights:
 def make_lights(draw: Draw, plan: Plan) -> Lights:
     """Draws the hour, the weather and the lamps."""
     batch = (len(plan.setting),)
-    lamp = plan.indoor
+    lamp = plan.indoor | (plan.backdrop == Backdrop.LAMPS)
     covered = plan.subject[:, 2] * 1.3 + torch.where(plan.subject[:, 2] > 1.2, 2.0, 0.1)
     target = torch.stack(
         [draw.normal(batch, 0.1) * covered, torch.zeros(batch), plan.subject[:, 2] + 0.25 * covered], -1
     )
-    target[:, 1] = -plan.height(target[:, 0], target[:, 2])
+    # on the ground, but never so far below a close-up's subject that its shadows are lost
+    target[:, 1] = torch.minimum(-plan.height(target[:, 0], target[:, 2]), plan.subject[:, 1] + 0.6 * covered)
     elevation = torch.asin(draw.uniform(batch, 0.12, 0.97))
     heading = draw.turn(batch)
     upward = torch.stack(
@@ -90,6 +91,9 @@ def make_lights(draw: Draw, plan: Plan) -> Lights:
     ambient = draw.uniform(batch, 0.22, 0.5) + 0.45 * overcast
     ambient = torch.where(lamp, draw.uniform(batch, 0.15, 0.55), ambient)[:, None]
     tint = hsv_to_linear(draw.uniform(batch, 0.0, 0.7), draw.uniform(batch, 0.0, 0.2), torch.ones(batch))
+    night = torch.where(plan.backdrop == Backdrop.LAMPS, draw.log_uniform(batch, 0.01, 0.2), 1.0)
+    ambient = ambient * night[:, None]
+    blue, horizon = blue * night[:, None] ** 2, horizon * night[:, None] ** 2
     grey_sky = (blue + horizon) / 2 / (blue + horizon).mean(-1, keepdim=True).clamp_min(1e-3) * 2
     return Lights(
         position=torch.where(lamp[:, None], bulb, sun),
@@ -105,7 +109,8 @@ def make_lights(draw: Draw, plan: Plan) -> Lights:
         cloud=STARTS["cloud"] + draw.integer(batch, 0, FAMILIES["cloud"]),
         cloud_scale=draw.log_uniform(batch, 0.03, 0.25),
         cloud_cover=(overcast * 0.8 + draw.uniform(batch, -0.3, 0.6)).clamp(0, 1),
-        cloud_colour=hsv_to_linear(torch.full(batch, 0.07), 0.25 * low_sun, draw.uniform(batch, 0.8, 1.0)),
+        cloud_colour=hsv_to_linear(torch.full(batch, 0.07), 0.25 * low_sun, draw.uniform(batch, 0.8, 1.0))
+        * night[:, None] ** 2,
     )
 
 

@@ -31,6 +31,7 @@ class Family:
     polish: Span = (5.0, 60.0)
     translucency: float = 0.0
     variation: float = 0.0
+    glow: Span = (0.0, 0.0)
 
 
 ANY: Final = (0.0, 1.0)
@@ -70,6 +71,10 @@ FAMILIES: Final[dict[str, Family]] = {
     "facade": Family(("window", "window", "brick", "window"), (0.0, 0.7), (0.0, 0.3), (0.3, 0.9), (0.8, 1.4),
     (0.5, 1.0),
                      (0.05, 0.25), (0.05, 0.4), (0, 0.3)),
+    "water": Family(("cloud", "stripe", "cloud", "marble"), (0.3, 0.62), (0.1, 0.6), (0.08, 0.4), (0.2, 1.5),
+                    (0.1, 0.4), (0.05, 0.3), (0.3, 1.0), (0.6, 1.8), (30, 250)),
+    "lamp": Family(("cloud",), (0.02, 0.2), (0.0, 0.6), (0.8, 1.0), contrast=(0, 0.1), detail=(0, 0),
+                   glow=(6.0, 90.0)),
 }  # fmt: skip
 NAMES: Final = tuple(FAMILIES)
 
@@ -84,6 +89,7 @@ class Materials:
         period: (B, M, 2) metres.
         turn: (B, M) radians, how the patterns lie on the object.
         contrast, accent, detail, relief, gloss, polish, translucency, variation: (B, M).
+        glow: (B, M) how much light it gives off by itself, as a multiple of its colour.
     """
 
     colours: torch.Tensor
@@ -98,6 +104,7 @@ class Materials:
     polish: torch.Tensor
     translucency: torch.Tensor
     variation: torch.Tensor
+    glow: torch.Tensor
 
     def to(self, device: torch.device) -> Materials:
         """The same materials on another device."""
@@ -165,6 +172,7 @@ def paint(draw: Draw, families: torch.Tensor, size: torch.Tensor) -> Materials:
         polish=span("polish"),
         translucency=constant("translucency"),
         variation=constant("variation") * draw.uniform(shape, 0.3, 1.2),
+        glow=span("glow"),
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Person-like figures that stand, walk and gesture: limbs on joints, faces, hair, clothes."""
+"""Person-like figures that stand, walk and gesture: limbs on joints, faces, clothes; `hair` has the hair."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 import torch
 
 from .builder import SceneBuilder
+from .hair import add_hair
 from .materials import family
 from .motion import about, along, yaw
 from .primitives import Kind
 from .settings import NAMES, SETTINGS, Plan
 
 PEOPLE: Final = 5
-STRANDS: Final = 130
 SIDES: Final = torch.tensor([-1.0, 1.0])
 
 
@@ -98,7 +98,6 @@ def _head(
     skin: torch.Tensor, hair: torch.Tensor, top: torch.Tensor, there: torch.Tensor,
 ) -> None:  # fmt: skip
     draw, many = b.draw, tuple(tall.shape)
-    down = torch.tensor([0.0, 1.0, 0.0])
     b.shape(
         Kind.LIMB, torch.stack([tall * 0.033, tall * 0.035, tall * 0.036], -1), skin, there, body=root,
         centre=_at(tall, 0, 0.85, -0.002), form=(0.5,),
@@ -140,44 +139,7 @@ def _head(
         Kind.ELLIPSOID, (details[:, 3:] * size[..., None, None]), paint, there[..., None], body=head[..., None],
         centre=details[:, :3] * torch.tensor([1.0, -1.0, 1.0]) * size[..., None, None],
     )  # fmt: skip
-    # hair: a cap, sometimes a bun, and strands of any length that fall from it; or a hat
-    bald, hat = draw.coin(many, 0.1), draw.coin(many, 0.15)
-    cap = torch.stack([size * 0.048, size * 0.053, size * 0.055], -1) * draw.uniform((*many, 1), 0.97, 1.1)
-    b.shape(
-        Kind.ELLIPSOID, cap, torch.where(hat, top, hair), there & ~bald, body=head, centre=_at(size, 0, 0.079, -0.012),
-    )  # fmt: skip
-    b.shape(
-        Kind.ELLIPSOID, torch.stack([size * 0.085, size * 0.006, size * 0.09], -1), top,
-        there & hat & draw.coin(many, 0.6),
-        body=head, centre=_at(size, 0, 0.092, 0.005),
-    )  # fmt: skip
-    b.shape(
-        Kind.ELLIPSOID, (size * draw.uniform(many, 0.015, 0.035))[..., None].expand(*many, 3), hair,
-        there & ~bald & draw.coin(many, 0.25),
-        body=head, centre=_at(size, 0, 0.09, -0.065),
-    )  # fmt: skip
-    strands = (*many, STRANDS)
-    around_head = draw.uniform(strands, 0.85, 2 * math.pi - 0.85)  # all but the face
-    lift = draw.uniform(strands, 0.02, 0.1)
-    ring = torch.sqrt((1 - ((lift - 0.075) / 0.06).square()).clamp_min(0.15))
-    start = (
-        torch.stack([torch.sin(around_head) * 0.047 * ring, -lift, torch.cos(around_head) * 0.053 * ring - 0.01], -1)
-        * size[..., None, None]
-    )
-    length = size[..., None] * (draw.log_uniform(many, 0.012, 0.16)[..., None] * draw.uniform(strands, 0.6, 1.2))
-    outward = torch.nn.functional.normalize(start * torch.tensor([1.0, 0.0, 1.0]), dim=-1)
-    fall = torch.nn.functional.normalize(
-        down + outward * draw.log_uniform(many, 0.03, 0.5)[..., None, None] + draw.normal((*strands, 3), 0.07), dim=-1
-    )
-    sideways = torch.nn.functional.normalize(torch.linalg.cross(fall, outward), dim=-1)
-    rotation = torch.stack([sideways, fall, torch.linalg.cross(sideways, fall)], -1)
-    b.shape(
-        Kind.CARD, torch.stack([size[..., None] * draw.log_uniform(strands, 0.0012, 0.008), length, length], -1),
-        hair[..., None], (there & ~bald & ~(hat & draw.coin(many, 0.5)))[..., None], body=head[..., None],
-        centre=start + fall * length[..., None], rotation=rotation,
-        form=(0.0, -draw.uniform(many, 0.0, 0.5)[..., None] / length, 0.35, draw.uniform(strands, -0.2, 0.7), 0.0, 0.0,
-              draw.uniform(strands, -1.0, 1.0), draw.turn(strands)),
-    )  # fmt: skip
+    add_hair(b, head, size, hair, top, there)
 
 
 def _arms(

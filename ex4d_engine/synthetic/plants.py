@@ -53,7 +53,7 @@ def swaying(b: SceneBuilder, plan: Plan, base: torch.Tensor, reach: torch.Tensor
     )  # fmt: skip
 
 
-def _drifting(b: SceneBuilder, plan: Plan, shape: tuple[int, int], size: torch.Tensor) -> torch.Tensor:
+def drifting(b: SceneBuilder, plan: Plan, shape: tuple[int, int], size: torch.Tensor) -> torch.Tensor:
     """Bodies that swing to and fro as a whole by a share of `size` (B, 1) metres: many small things rooted anywhere."""
     draw = b.draw
     breeze = size * draw.log_uniform((b.batch, 1), 0.01, 0.25) * draw.coin((b.batch, 1), 0.75)
@@ -175,7 +175,7 @@ def _grass(b: SceneBuilder, plan: Plan) -> None:
     tall = draw.log_uniform((b.batch, 1), 0.06, 0.4) * torch.where(plan.subject[:, 2:] < 1.0, 0.6, 1.0)
     size = tall * draw.uniform(many, 0.5, 1.3) / 2
     clumps = (b.batch, 12)
-    body = _drifting(b, plan, clumps, tall)[:, torch.arange(BLADES) % 12]
+    body = drifting(b, plan, clumps, tall)[:, torch.arange(BLADES) % 12]
     grow = torch.nn.functional.normalize(
         torch.stack([draw.normal(many, 0.35), -torch.ones(many), draw.normal(many, 0.35)], -1), dim=-1
     )
@@ -199,7 +199,7 @@ def _loose_leaves(b: SceneBuilder, plan: Plan) -> None:
         [away * torch.sin(side), -plan.eye_height[:, None] - away * (up - 0.15), away * torch.cos(side)], -1
     )
     clumps = (b.batch, 8)
-    body = _drifting(b, plan, clumps, plan.subject[:, 2:] * 0.3)[:, torch.arange(LOOSE) % 8]
+    body = drifting(b, plan, clumps, plan.subject[:, 2:] * 0.3)[:, torch.arange(LOOSE) % 8]
     size = plan.subject[:, 2:] * draw.log_uniform((b.batch, 1), 0.04, 0.16) * draw.uniform(many, 0.5, 1.6)
     material = b.material(clumps, family("foliage", "foliage", "foliage", "autumn"), plan.subject[:, 2:] * 0.1)[
         :, torch.arange(LOOSE) % 8
@@ -230,7 +230,7 @@ def _thicket(b: SceneBuilder, plan: Plan) -> None:
     cells = draw.log_uniform(many, torch.where(close, 6.0, 12.0), torch.where(close, 20.0, 40.0))
     b.shape(
         Kind.SCREEN, torch.stack([size * draw.uniform(many, 0.6, 1.5), size, size], -1), material, there,
-        body=_drifting(b, plan, (b.batch, 4), low * 0.02)[:, torch.arange(THICKET) % 4],
+        body=drifting(b, plan, (b.batch, 4), low * 0.02)[:, torch.arange(THICKET) % 4],
         centre=plan.standing(x, z, size * draw.uniform(many, 0.3, 1.0)),
         rotation=along(-DOWN + draw.normal((*many, 3), 0.25), draw.normal(many, 0.7)),
         form=(draw.normal(many, 0.2) / size, draw.normal(many, 0.2) / size, 0.5, float(CutOut.FOLIAGE), cells, cells,
@@ -246,18 +246,20 @@ def _litter(b: SceneBuilder, plan: Plan) -> None:
     x, z = plan.spots(draw, LITTER, nearest=0.7, farthest=0.25, spread=1.3)
     size = (0.012 + 0.006 * plan.subject[:, 2:]) * draw.log_uniform((b.batch, 1), 0.4, 2.5)
     size = size * draw.log_uniform(many, 0.5, 2.0)
-    leaf = torch.arange(LITTER) % 3 > 0
-    lying = along(draw.normal((*many, 3)) * torch.tensor([1.0, 0.15, 1.0]), draw.normal(many, 0.4))
-    colours = b.material((b.batch, 6), family("autumn", "autumn", "foliage", "petal"), 0.05)[
-        :, torch.arange(LITTER) % 6
-    ]
+    leaf, stone = (torch.arange(LITTER) % 3 > 0).nonzero()[:, 0], torch.arange(0, LITTER, 3)
+    place = plan.standing(x, z, size * 0.1)
+    lying = along(draw.normal((b.batch, len(leaf), 3)) * torch.tensor([1.0, 0.15, 1.0]), draw.normal(leaf.shape, 0.4))
+    colours = b.material((b.batch, 6), family("autumn", "autumn", "foliage", "petal"), 0.05)[:, leaf % 6]
+    small = size[:, leaf]
     b.shape(
-        Kind.CARD, torch.stack([size * 0.5, size, size], -1), colours, there & leaf,
-        centre=plan.standing(x, z, size * 0.12), rotation=lying, form=leaf_form(b, (b.batch,), many, size),
+        Kind.CARD, torch.stack([small * 0.5, small, small], -1), colours, there[:, leaf],
+        centre=place[:, leaf], rotation=lying, form=leaf_form(b, (b.batch,), tuple(small.shape), small),
     )  # fmt: skip
-    flat = torch.stack([size, size * draw.uniform(many, 0.3, 0.8), size * draw.uniform(many, 0.6, 1.2)], -1)
-    stones = b.material((b.batch, 4), family("stone", "soil"), 0.1)[:, torch.arange(LITTER) % 4]
+    small = size[:, stone]
+    flat = small[..., None] * torch.cat(
+        [torch.ones(*small.shape, 1), draw.uniform((*small.shape, 2), 0.3, 1.0)], -1
+    )  # fmt: skip
+    stones = b.material((b.batch, 4), family("stone", "soil"), 0.1)[:, stone % 4]
     b.shape(
-        Kind.ELLIPSOID, flat, stones, there & ~leaf, centre=plan.standing(x, z, size * 0.1),
-        rotation=yaw(draw.turn(many)),
+        Kind.ELLIPSOID, flat, stones, there[:, stone], centre=place[:, stone], rotation=yaw(draw.turn(small.shape)),
     )  # fmt: skip

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from .animals import add_animals
+from .backdrops import add_backdrop
+from .branches import add_branches
 from .builder import SceneBuilder
 from .draw import Draw
 from .flowers import add_flowers
+from .hands import add_hands
 from .lights import Lights, make_lights
 from .materials import Materials
 from .motion import Bodies
@@ -59,9 +63,13 @@ def random_scenes(seed: int, batch: int, frames: int, device: torch.device) -> S
     plan = make_plan(draw, batch, frames)
     builder = SceneBuilder(draw, batch)
     add_surroundings(builder, plan)
+    add_backdrop(builder, plan)
     add_plants(builder, plan)
     add_flowers(builder, plan)
+    add_branches(builder, plan)
     add_people(builder, plan)
+    add_animals(builder, plan)
+    add_hands(builder, plan)
     add_things(builder, plan)
     return Scenes(
         seed=seed,

@@ -86,20 +86,20 @@ SETTINGS: Final[dict[str, Setting]] = {
                      trees=(0, 3), bushes=(1, 6), leaves=0.7, ground=0.9, backdrop=(2, 0.2, 1, 0), clutter=(0, 3),
                      clutter_size=(0.02, 0.08), defocus=(0.4, 1.6), hills=0.3),
     "flower": Setting(1.6, (-0.25, 0.5), (0.25, 1.0), (0.5, 1.3), (13, 42), 0.5, (3, 40), level=True, ground=0.1,
-                      backdrop=(0.4, 0.4, 2.6, 0.2), flowers=(1, 12), leaves=0.45, bushes=(0, 2), branches=(0, 1.5),
+                      backdrop=(0.4, 0.4, 2.6, 0.3), flowers=(1, 12), leaves=0.45, bushes=(0, 2), branches=(0, 1.5),
                       defocus=(0.6, 2.6), fog=0.15),
     "branch": Setting(0.9, (-0.7, 0.25), (0.35, 2.0), (1.0, 2.2), (13, 42), 0.5, (4, 60), level=True, ground=0.1,
-                      backdrop=(1, 0.4, 1.4, 0.2), branches=(1, 6), leaves=0.3, trees=(0, 2),
+                      backdrop=(1, 0.4, 1.4, 0.3), branches=(1, 6), leaves=0.3, trees=(0, 2),
                       defocus=(0.4, 2.4), fog=0.2),
     "bust": Setting(1.5, (-0.12, 0.15), (0.75, 2.2), (1.4, 1.62), (12, 36), 0.8, (4, 50), level=True, indoor=0.4,
-                    ground=0.5, backdrop=(1.2, 0.8, 1.2, 0.5), people=(1, 2.5), subject_person=1, furniture=(0, 4),
+                    ground=0.5, backdrop=(1.0, 0.8, 1.2, 0.9), people=(1, 2.5), subject_person=1, furniture=(0, 4),
                     trees=(0, 2), houses=(0, 4), branches=(0, 1), clutter=(0, 6), clutter_size=(0.06, 0.4),
                     defocus=(0.5, 2.5)),
     "animal": Setting(0.9, (-0.1, 0.5), (0.5, 2.4), (0.12, 0.7), (15, 46), 0.7, (4, 40), level=True, indoor=0.25,
                       ground=0.55, backdrop=(0.8, 0.5, 1.4, 0.1), subject_animal=1, branches=(0, 1), grass=0.5,
                       furniture=(0, 3), bushes=(0, 3), leaves=0.15, defocus=(0.4, 2.4)),
     "hand": Setting(0.8, (-0.1, 0.9), (0.3, 0.9), (0.04, 0.3), (22, 55), 0.6, (1.5, 6), level=True, indoor=0.7,
-                    ground=0.3, table=0.65, backdrop=(0.4, 1, 0.8, 0.4), subject_hand=1, people=(0, 0.6),
+                    ground=0.3, table=0.65, backdrop=(0.3, 0.9, 0.7, 0.7), subject_hand=1, people=(0, 0.6),
                     clutter=(2, 14), clutter_size=(0.02, 0.12), flowers=(0, 1.5), furniture=(0, 2),
                     defocus=(0.3, 2.0), fog=0),
     "park": Setting(1.2, (1.0, 2.0), (3, 10), (0.7, 1.6), (35, 80), 0.35, (20, 70), people=(1, 5), subject_person=0.6,
@@ -215,8 +215,7 @@ def make_plan(draw: Draw, batch: int, frames: int) -> Plan:
     subject = torch.stack([torch.zeros(batch), -(ground_there + subject_height), distance], -1)
     eye_height = span("eye_height")
     level = _of(setting, "level") > 0
-    over_subject = ground_there - ground_form[:, 4] - a * x0 * x0 - b * z0 * z0 + subject_height
-    eye_height = torch.where(level, over_subject + distance * eye_height, eye_height).clamp_min(0.05)
+    eye_height = torch.where(level, distance * eye_height - subject[:, 1], eye_height).clamp_min(0.05)
     chosen = draw.pick_each(torch.tensor([SETTINGS[name].backdrop for name in NAMES])[setting])
     return Plan(
         setting=setting,

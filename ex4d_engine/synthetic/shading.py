@@ -92,6 +92,7 @@ def _shade_some(
     shape = sight.depth.shape
     open_ = _openness(seen.position.view(*shape, 3), outward.view(*shape, 3), cameras, scenes)
     light = colour * (direct * diffuse + around * open_.reshape(-1, 1))
+    light = light + colour * scenes.materials.glow[scene, scenes.shapes.material[scene, seen.slot]][:, None]
     view = -torch.nn.functional.normalize(turned(to_world, seen.ray), dim=-1)
     middle = torch.nn.functional.normalize(view + toward, dim=-1)
     highlight = (middle * world_normal).sum(-1).clamp(0, 1) ** polish * gloss

@@ -37,8 +37,11 @@ def _ground(b: SceneBuilder, plan: Plan) -> None:
     size = b.draw.log_uniform(batch, 0.7, 4.0) * (0.4 + 0.3 * plan.subject[:, 2:])
     paved = b.material(batch, family("stone", "stone", "stone", "brick", "soil"), size)
     grown = b.material(batch, family("soil", "soil", "turf", "turf", "turf"), size)
+    water = b.material(batch, family("water"), size)
     wild = torch.tensor([SETTINGS[name].grass for name in NAMES])[plan.setting]
     material = torch.where(b.draw.coin(batch, 0.15 + 0.8 * wild[:, None]), grown, paved)
+    # a pond, the sea, a wet street
+    material = torch.where(b.draw.coin(batch, 0.07), water, material)
     lying = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # x right, y away, z up
     a, c, x0, z0, height = plan.ground_form.unbind(-1)
     far = plan.reach * 6 + 60

@@ -219,7 +219,7 @@ def _flying(b: SceneBuilder, plan: Plan) -> None:
     there = draw.coin(many, 0.15) & ~plan.table[:, None]
     x, z = plan.spots(draw, FLYING, nearest=1.2, farthest=0.3, spread=0.8)
     size = 0.05 + 0.06 * draw.log_uniform(many, 0.3, 3.0) * torch.where(plan.eye_height > 6, 8.0, 1.0)[:, None]
-    size = torch.minimum(size, plan.subject[:, 2:] * 0.15)
+    size = torch.minimum(size, plan.subject[:, 2:] * plan.fov[:, None].clamp_max(1.0) * 0.15)
     way = draw.direction(many) * (z * draw.log_uniform(many, 0.003, 0.06) * plan.pace[:, None])[..., None]
     body = b.body(
         torch.stack([x, -plan.eye_height[:, None] - z * draw.normal(many, 0.15), z], -1), velocity=way,

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ex4d_engine.synthetic.draw import Draw
-from ex4d_engine.synthetic.effects import defocus, develop, encode_display, motion_blur
+from ex4d_engine.synthetic.effects import (
+    HIGHLIGHT,
+    blur_radius,
+    defocus,
+    develop,
+    encode_display,
+    motion_blur,
+    tame_highlights,
+)
 from ex4d_engine.synthetic.textures import COUNT, bank, look
 
 from .small_scenes import CPU
@@ -43,6 +51,31 @@ def test_near_things_out_of_focus_spread_over_what_is_behind() -> None:
     assert float(blurred[0, 0, 24, 34]) > 0.1
     behind = defocus(light, depth.flip(-1), torch.tensor([1.0]), torch.tensor([4.0]))
     assert float(behind[0, 0, 24, 34]) < 0.02  # a sharp edge before a blurred background stays clean
+
+
+@pytest.mark.parametrize("radius", [5.0, 11.0, 20.0, 30.0])
+def test_a_point_of_light_becomes_one_even_disc(radius: float) -> None:
+    light, depth = torch.zeros(1, 3, 96, 128), torch.full((1, 96, 128), torch.inf)
+    light[..., 47:49, 63:65] = 1000.0
+    blurred = defocus(light, depth, torch.tensor([1.0]), torch.tensor([radius]))[0, 0]
+    assert abs(float(blurred.sum()) / 4000 - 1) < 0.02
+    y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(128) - 63.5, indexing="ij")
+    away = torch.hypot(x, y)
+    inside = blurred[away < 0.6 * radius]
+    assert float(inside.min()) > 0.85 * float(inside.max())  # no bright core in a pale ring
+    assert float(blurred[away > 1.3 * radius + 3].max()) < 0.06 * float(inside.mean())
+
+
+def test_only_what_is_blurred_may_be_much_brighter_than_white() -> None:
+    light = torch.full((1, 3, 4, 8), 500.0)
+    depth = torch.full((1, 4, 8), 2.0)
+    depth[..., 4:] = torch.inf
+    radius = blur_radius(depth, torch.tensor([2.0]), torch.tensor([9.0]))
+    torch.testing.assert_close(radius[0, 0], torch.tensor([0.0, 0, 0, 0, 9, 9, 9, 9]))
+    tamed = tame_highlights(light, radius)
+    assert float(tamed[..., :4].max()) == HIGHLIGHT
+    assert float(tamed[..., 4:].min()) == HIGHLIGHT * 82
+    assert float(tame_highlights(light, 0.0).max()) == HIGHLIGHT
 
 
 def test_motion_blur_follows_the_flow() -> None:
