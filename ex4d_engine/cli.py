@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import __version__
+from .bundled_model import DEFAULT_PRESET
 from .errors import Ex4dError
 from .files import explain_os_error
 from .models.commands import add_parser as add_models_parser
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--video", type=Path, metavar="FILE", help="your own clip instead of the bundled one")
     command.add_argument("--blender", type=Path, metavar="PATH", help="a Blender, or a Python that has the bpy wheel")
     command.add_argument("--orbit", type=float, default=20.0, metavar="DEGREES")
+    command.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help="preview, draft, final or fast")
     command.set_defaults(run=_demo)
 
     add_models_parser(commands)
@@ -189,7 +191,7 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
 
 
 def _add_generate_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--preset", default="preview", metavar="NAME", help="preview, draft, final or fast")
+    command.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help="preview, draft, final or fast")
     command.add_argument("--seed", type=_seed, default=0)
     group = command.add_argument_group("presets draft, final and fast (default: as the preset was made for)")
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps")
@@ -293,7 +295,7 @@ def _run(options: argparse.Namespace, reporter: Terminal) -> int:
 def _demo(options: argparse.Namespace, reporter: Terminal) -> int:
     from .demo import run_demo
 
-    summary = run_demo(options.out, options.video, options.blender, options.orbit, reporter)
+    summary = run_demo(options.out, options.video, options.blender, options.orbit, options.preset, reporter)
     print(json.dumps(summary, ensure_ascii=False))
     return 0
 

@@ -17,13 +17,12 @@ from typing import Any, Final
 
 import psutil
 
-from .bundled_model import DEFAULT_PRESET
 from .contact_sheet import write_contact_sheet
 from .errors import Ex4dError
 from .files import prepare_folder
 from .progress import Terminal
 from .shot import load_shot, load_take
-from .stages import ReconstructSettings, reconstruct
+from .stages import ReconstructSettings, reconstruct, require_preset
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CLIP: Final = Path(__file__).resolve().parent / "assets" / "courtyard.mp4"
@@ -35,7 +34,7 @@ MARK: Final = "ex4d-demo "  # as in tools/demo_in_blender.py
 
 
 def run_demo(
-    out: Path, video: Path | None, blender: Path | None, orbit_deg: float, reporter: Terminal
+    out: Path, video: Path | None, blender: Path | None, orbit_deg: float, preset: str, reporter: Terminal
 ) -> dict[str, Any]:
     """Reconstructs a clip, moves a camera through it in Blender, fills and saves; returns what it prints.
 
@@ -43,8 +42,10 @@ def run_demo(
         out: folder for the shot, demo.blend and contact_sheet.png; made where needed.
         video: the user's clip; None is the bundled one.
         blender: a Blender, or a Python with the bpy wheel; None is bootstrap's `.venv-blender-5.0`.
+        preset: what the holes are filled with.
     """
     out = out.resolve()
+    require_preset(preset)
     command = blender_command(blender)
     if video is not None and not video.exists():
         raise Ex4dError("no_such_file", f"{video} does not exist.", "Check the path after --video.")
@@ -58,7 +59,7 @@ def run_demo(
         shot = reconstruct(settings, out / "shot", reporter)
         seconds["reconstruct"] = round(time.monotonic() - started, 2)
         with tempfile.TemporaryDirectory(prefix="ex4d-demo-") as temporary:
-            answer = _run_blender(command, out, orbit_deg, Path(temporary), reporter)
+            answer = _run_blender(command, out, orbit_deg, preset, Path(temporary), reporter)
     seconds.update(answer["seconds"])
     shot = load_shot(out / "shot")
     take = load_take(shot, answer["take"])
@@ -137,7 +138,7 @@ def require_blender(command: list[str]) -> None:
 
 
 def _run_blender(
-    command: list[str], out: Path, orbit_deg: float, temporary: Path, reporter: Terminal
+    command: list[str], out: Path, orbit_deg: float, preset: str, temporary: Path, reporter: Terminal
 ) -> dict[str, Any]:
     extension = temporary / "ex4d.zip"
     subprocess.run(
@@ -149,7 +150,7 @@ def _run_blender(
         "extension": str(extension),
         "shot": str(out / "shot"),
         "orbit": orbit_deg,
-        "preset": DEFAULT_PRESET,
+        "preset": preset,
         "blend": str(out / "demo.blend"),
     }
     environment = {

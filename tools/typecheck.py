@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs mypy over both programs. Standard library only.
+"""Runs mypy over both programs, the packages `ex4d_blender` and `ex4d_engine`. Standard library only.
 
 The checkout's root is itself a package (Blender wants `__init__.py` beside the manifest), and the add-on
 imports its contract from there relatively. mypy names a package by its folder, which here may be called

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import Ex4dError
-from ..files import atomic_path
+from ..tensor_saving import save_tensors
 from .network import DepthNetwork, NetworkShape
 
 FORMAT: Final = "ex4d.depth/1"
@@ -36,8 +35,7 @@ def save_weights(network: DepthNetwork, path: Path, trained: Mapping[str, Any]) 
         "shape": json.dumps(network.shape.to_json()),
         "trained": json.dumps(dict(trained)),
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, header)
+    save_tensors(path, tensors, header)
 
 
 def load_weights(path: Path) -> DepthNetwork:

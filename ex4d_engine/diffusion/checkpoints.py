@@ -16,12 +16,11 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from ..errors import Ex4dError
-from ..files import atomic_path
+from ..tensor_saving import save_tensors
 from .camera_encoder import CameraEncoder
 from .tensor_files import Tensors, read_tensors
 from .transformer import Ex4dTransformer3DModel
@@ -116,8 +115,7 @@ def save_adapter(
         for name, value in get_peft_model_state_dict(transformer, adapter_name=adapter_name).items()
     }
     tensors |= camera_encoder.state_dict()
-    with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    save_tensors(path, tensors)
 
 
 # --- names --------------------------------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import diffusers
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer
 
 from ..errors import Ex4dError
 from ..files import explain_os_error, prepare_folder
 from ..progress import Reporter
+from ..tensor_saving import save_tensors
 from .checkpoints import (
     WAN_I2V_14B,
     load_adapter,
@@ -233,7 +233,7 @@ def _save_adapter(source: Path, transformer: Ex4dTransformer3DModel, path: Path)
     load_adapter(source, transformer)
     tensors = read_tensors(source)
     # a copy each: safetensors refuses tensors that share memory, as parts of one torch file may
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path)
+    save_tensors(path, {name: value.clone() for name, value in tensors.items()})
     return len(tensors)
 
 

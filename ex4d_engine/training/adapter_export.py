@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.checkpoints import LORA_TARGETS, original_lora_name
+from ..tensor_saving import save_tensors
 from .lora_config import AdapterShape
-from .tensor_saving import save_tensors
 
 
 def export_adapter(

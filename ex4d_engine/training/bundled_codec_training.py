@@ -22,6 +22,7 @@ from ..diffusion.bundled_codec import BundledCodec
 from ..diffusion.loading import load_component
 from ..errors import Cancelled, Ex4dError
 from ..files import prepare_folder, write_bytes
+from ..tensor_saving import save_tensors
 from ..torch_device import torch_device
 from .bundled_codec_losses import CodecLossParts, CodecLossWeights, block_edges, codec_losses, peak_signal_to_noise
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
@@ -29,7 +30,6 @@ from .depth_trainer import rate_at
 from .depth_validation import autocast
 from .principal_components import fit_linear_codec
 from .step_timer import StepTimer
-from .tensor_saving import save_tensors
 
 if TYPE_CHECKING:
     from ..progress import Reporter

@@ -22,7 +22,7 @@ from ..diffusion.scheduler import euler_scheduler
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError
 from ..files import explain_os_error, prepare_folder, write_bytes
-from .tensor_saving import save_tensors, system_errors
+from ..tensor_saving import save_tensors, system_errors
 
 SHARD_BYTES: Final = 15_000_000
 BUNDLED_SHIFT: Final = 3.0

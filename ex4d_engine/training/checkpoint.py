@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import Ex4dError
-from .tensor_saving import save_tensors
+from ..tensor_saving import save_tensors
 
 if TYPE_CHECKING:
     from ..progress import Reporter

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files import prepare_folder
-from .tensor_saving import save_tensors
+from ..tensor_saving import save_tensors
 
 _VERSION: Final = 1  # to be raised where the same seed would give other clips
 

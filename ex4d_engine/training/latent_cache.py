@@ -30,9 +30,9 @@ from ..diffusion.scheduler import euler_scheduler
 from ..errors import Ex4dError
 from ..files import prepare_folder
 from ..progress import Reporter
+from ..tensor_saving import save_tensors
 from .clip_folder import Frames, Skips
 from .lora_config import LoraTraining
-from .tensor_saving import save_tensors
 from .training_windows import TrainingWindow, WindowPixels, digest_of, require_windows, training_windows
 
 FORMAT: Final = 1  # to be raised where the same inputs would give other tensors

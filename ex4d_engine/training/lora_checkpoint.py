@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import Ex4dError
-from .tensor_saving import save_tensors
+from ..tensor_saving import save_tensors
 
 FORMAT: Final = "ex4d.lora-training/1"
 FOLDER_NAME: Final = "checkpoints"

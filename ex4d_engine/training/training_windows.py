@@ -20,10 +20,10 @@ from ..cameras import intrinsics_from_fov
 from ..depth.registry import depth_source
 from ..errors import Ex4dError
 from ..progress import Reporter
+from ..tensor_saving import save_tensors
 from .clip_folder import Frames, OnlyCancel, Skips, Window, caption, list_clips, read_window, windows
 from .depth_clips import HELD_OUT_SEED
 from .lora_config import LoraTraining, TrainingData
-from .tensor_saving import save_tensors
 
 DEPTH_FOLDER: Final = "depth"
 _SCENES_A_RUN: Final = 10**7

@@ -33,13 +33,13 @@ from ex4d_engine.diffusion.parallel_launch import run_parallel
 from ex4d_engine.diffusion.ranks import ParallelJob, Ranks
 from ex4d_engine.diffusion.transformer_size import TransformerSize
 from ex4d_engine.progress import Silent, Terminal
+from ex4d_engine.tensor_saving import save_tensors
 from ex4d_engine.training.adapter_network import with_adapter
 from ex4d_engine.training.latent_cache import CachedData, Sample
 from ex4d_engine.training.lora_batches import BatchSource
 from ex4d_engine.training.lora_config import AdapterShape, LoraTraining, Optimiser, TrainingData, Upkeep
 from ex4d_engine.training.lora_memory import training_need_gib
 from ex4d_engine.training.lora_step import new_run, placed, train_step
-from ex4d_engine.training.tensor_saving import save_tensors
 
 WARM_UP = 1
 GIB = 2**30

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from ex4d_engine import tensor_saving
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.training import tensor_saving
+from ex4d_engine.tensor_saving import save_tensors
 from ex4d_engine.training.lora_checkpoint import LoraRun, checkpoint_files, load_newest, save_checkpoint
-from ex4d_engine.training.tensor_saving import save_tensors
 
 IDENTITY = {"adapter.rank": 4, "data": "abc", "optimiser.learning_rate": 0.1}
 

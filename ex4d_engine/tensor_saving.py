@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import atomic_path
+from .files import atomic_path
 
 _SYSTEM_ERROR: Final = re.compile(r"os error (\d+)")
 
