@@ -15,11 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ex4d_engine import tensor_saving
 from ex4d_engine.diffusion.checkpoints import load_adapter
 from ex4d_engine.diffusion.loading import folder_adapter, load_pipeline
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
-from ex4d_engine.training import bundled_parts, tensor_saving
+from ex4d_engine.training import bundled_parts
 from ex4d_engine.training.bank_masks import BankMasks, MaskDrawer
 from ex4d_engine.training.bundled_adapter import AdapterStage
 from ex4d_engine.training.bundled_base import BaseSettings, BaseStage
