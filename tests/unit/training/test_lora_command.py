@@ -74,13 +74,17 @@ def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path, capsys: p
 @pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to one process alone")
 def test_a_signal_cancels_once(model_folder: Path) -> None:
     reporter = Terminal()
-    before = signal.getsignal(signal.SIGINT)
-    with stopped_by_signals(reporter):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert reporter.cancelled.is_set()
-        with pytest.raises(KeyboardInterrupt):
+    # what a shell starts in the background begins with the signal ignored
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stopped_by_signals(reporter):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert reporter.cancelled.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
     assert checkpoint_files(model_folder) == []
 
 
