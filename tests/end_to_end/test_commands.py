@@ -164,7 +164,8 @@ def test_memory_does_not_grow_with_the_clip(folder: Path) -> None:
 
     peak(4)  # modules that are imported on demand
     frame = 160 * 120 * (4 + 4)  # one frame's plate and depth in memory
-    assert peak(40) - peak(16) < 8 * frame
+    # both longer than the seconds of small frames that are kept to tell a dissolve
+    assert peak(110) - peak(80) < 8 * frame
 
 
 # ------------------------------------------------------------------------------------- camera options
@@ -216,7 +217,6 @@ def test_camera_options(shot_folder: Path, capfd: pytest.CaptureFixture[str]) ->
         (("--camera", "nowhere.json"), "nowhere.json"),
         (("--orbit", "5", "--preset", "magic"), "magic"),
         (("--orbit", "5", "--preset", "final"), "91.8 GB"),
-        (("--orbit", "5", "--preset", "draft"), "small model"),
         (("--orbit", "5", "--depth", "file"), "depth"),
         (("--orbit", "5", "--depth", "magic"), "magic"),
         (("--orbit", "5", "--depth-near", "2"), "depth"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ex4d_engine import __version__, files
+from ex4d_engine import __version__, bundled_model, files
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_exr_depth, write_png
 from ex4d_engine.progress import Silent
@@ -156,7 +156,10 @@ def test_a_finished_take_whose_movie_was_moved_away_keeps_its_layers(shot: Shot,
     assert times(done.root) == before
 
 
-def test_a_preset_that_cannot_run_changes_nothing(shot: Shot, take: Take) -> None:
+def test_a_preset_that_cannot_run_changes_nothing(
+    shot: Shot, take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled_model, "FOLDER", tmp_path / "none")
     with pytest.raises(Cancelled):
         generate(shot, take, "preview", Listener(stop_in="generate", after=3))
     before, document = times(take.root), (take.root / "take.json").read_bytes()
