@@ -83,6 +83,7 @@ def _save_half(model: ModelMixin, folder: Path, shard_bytes: int) -> None:
     small = {name: value for name, value in model.named_parameters() if not kept.intersection(name.split("."))}
     for name, value in _half(small, folder.name).items():
         small[name].data = value
+    model.register_to_config(_name_or_path="")  # diffusers would write the folder that the model was read from
     model.save_pretrained(folder, max_shard_size=shard_bytes)
 
 

@@ -49,3 +49,15 @@ def test_numbers_that_half_precision_does_not_hold_are_named(tmp_path: Path, val
         write_bundled_folder(tmp_path / "model", codec, transformer, None, PROMPT)
     assert caught.value.code == "model_invalid"
     assert not (tmp_path / "model" / "model_index.json").exists(), "so nothing takes it for a model"
+
+
+def test_what_is_written_does_not_say_where_it_was_read(tmp_path: Path) -> None:
+    """The first weights that were shipped named a folder of the machine they were put together on."""
+    write_bundled_folder(tmp_path / "one", *parts(), None, PROMPT)
+    read = [
+        kind.from_pretrained(tmp_path / "one" / name)
+        for kind, name in ((BundledCodec, "vae"), (Ex4dTransformer3DModel, "transformer"))
+    ]
+    write_bundled_folder(tmp_path / "two", *read, None, PROMPT)
+    for name in ("vae", "transformer"):
+        assert str(tmp_path) not in (tmp_path / "two" / name / "config.json").read_text(encoding="utf-8"), name
