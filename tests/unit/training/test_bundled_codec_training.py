@@ -26,6 +26,7 @@ from ex4d_engine.training.bundled_codec_training import (
     train_codec,
 )
 from ex4d_engine.training.principal_components import fit_linear_codec
+from tests.unit.training.watch import Watch
 
 SMALL: dict[str, Any] = {
     "z_dim": 6,
@@ -44,24 +45,6 @@ class DriftingWaves:
         slope = torch.rand(2, batch, 3, 1, 1, 1, generator=generator) * 0.6
         time, y, x = torch.arange(frames).view(-1, 1, 1), torch.arange(32).view(-1, 1), torch.arange(24)
         return torch.sin(slope[0] * y + slope[1] * x + way * time) * 0.8
-
-
-class Watch(Silent):
-    """Keeps log lines, and cancels after so many steps."""
-
-    def __init__(self, cancel_after: int | None = None) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.checks, self.cancel_after = 0, cancel_after
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-    def check(self) -> None:
-        if self.checks == self.cancel_after:
-            self.cancelled.set()
-        self.checks += 1
-        super().check()
 
 
 def run(out: Path, **changes: Any) -> CodecTraining:

@@ -39,26 +39,9 @@ from tests.unit.training.bundled_material import (
     small_clips,
     small_codec,
 )
+from tests.unit.training.watch import Watch
 
 MASKS = BankMasks("tracking", frames=5, per_clip=1)
-
-
-class Watch(Silent):
-    """Keeps log lines, and cancels after so many steps."""
-
-    def __init__(self, cancel_after: int | None = None) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.checks, self.cancel_after = 0, cancel_after
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-    def check(self) -> None:
-        if self.checks == self.cancel_after:
-            self.cancelled.set()
-        self.checks += 1
-        super().check()
 
 
 def settings(out: Path, **changes: Any) -> BundledTraining:

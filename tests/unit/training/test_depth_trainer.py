@@ -31,6 +31,7 @@ from ex4d_engine.training.depth_trainer import (
 )
 from tests.conftest import REPOSITORY
 from tests.unit.training.stand_in_clips import stand_in_clips
+from tests.unit.training.watch import Watch
 
 SHAPE = NetworkShape(
     widths=(4, 6, 8, 8, 8), blocks=(1, 1, 1, 1), key=4, reach=1, motion=4, memory=6, drawn=(8, 8, 6, 4)
@@ -48,24 +49,6 @@ def run(out: Path, **changes: Any) -> DepthTraining:
         "held_out": 1,
     }
     return DepthTraining(out, **(settings | changes))
-
-
-class Watch(Silent):
-    """Keeps log lines, and cancels after so many steps."""
-
-    def __init__(self, cancel_after: int | None = None) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.checks, self.cancel_after = 0, cancel_after
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-    def check(self) -> None:
-        if self.checks == self.cancel_after:
-            self.cancelled.set()
-        self.checks += 1
-        super().check()
 
 
 def test_a_run_makes_weights_that_can_be_used(tmp_path: Path) -> None:
