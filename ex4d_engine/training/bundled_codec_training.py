@@ -26,9 +26,9 @@ from ..tensor_saving import save_tensors
 from ..torch_device import torch_device
 from .bundled_codec_losses import CodecLossParts, CodecLossWeights, block_edges, codec_losses, peak_signal_to_noise
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
-from .depth_trainer import rate_at
 from .depth_validation import autocast
 from .principal_components import fit_linear_codec
+from .run_progress import check_end, follow, rate_at, share_done
 from .step_timer import StepTimer
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_NAME: Final = "vae_checkpoint.safetensors"
 CODEC_FOLDER: Final = "vae"
-_AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LINEAR_SHARE: Final = 0.03
 """Of the learning rate for the projection: it is good already, and its weights for faint components are tiny."""
 
@@ -102,10 +101,7 @@ class CodecTraining:
     weights: CodecLossWeights = field(default_factory=CodecLossWeights)
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise Ex4dError("bad_request", "A training run has no single end.", "Give minutes or steps, one of them.")
-        if min(self.batch, self.fitted_clips) < 1 or (self.minutes or self.steps or 0) <= 0:
-            raise Ex4dError("bad_request", "A training run of nothing is impossible.", "Give 1 or more.")
+        check_end(self.minutes, self.steps, self.batch, self.fitted_clips)
         if self.frames < 1 or self.frames % 4 != 1:
             raise Ex4dError("bad_request", f"The codec takes no clips of {self.frames} frames.", "Give 5, 9 or 13.")
 
@@ -249,7 +245,7 @@ def _train(
     logged = saved = clock()
     since: list[Tensor] = []
     pace = 1.0
-    while (done := _share_done(settings, run)) < 1:
+    while (done := share_done(settings.minutes, settings.steps, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
             group["lr"] = pace * settings.learning_rate * group["share"] * rate_at(done)
@@ -272,7 +268,7 @@ def _train(
             if held_out is not None:
                 reporter.log(_score_line(run, held_out))
             saved = clock()
-        reporter.progress("train codec", int(100 * min(1.0, _share_done(settings, run))), 100)
+        reporter.progress("train codec", int(100 * min(1.0, share_done(settings.minutes, settings.steps, run))), 100)
     if since:
         reporter.log(_line(run, since, timer, settings.batch))
     if held_out is not None:
@@ -300,7 +296,7 @@ def _step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), _LARGEST_GRADIENT)
     run.optimizer.step()
-    _follow(run.average, run.network, run.step)
+    follow(run.average, run.network, run.step)
     timer.stop()
     return torch.stack([loss, *parts]).detach()
 
@@ -312,19 +308,6 @@ def _noise(settings: CodecTraining, step: int, clips: Tensor) -> Tensor:
     shape = (batch, settings.z_dim, 1 + (frames - 1) // 4, height // 8, width // 8)
     level = torch.rand(batch, 1, 1, 1, 1, generator=generator, device=clips.device) * settings.latent_noise
     return torch.randn(shape, generator=generator, device=clips.device) * level
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, step: int) -> None:
-    """Draws the averaged weights towards the network's, faster while there are few steps to average."""
-    share = 1 - min(_AVERAGE_KEPT, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
-
-
-def _share_done(settings: CodecTraining, run: RunState) -> float:
-    if settings.steps is not None:
-        return run.step / settings.steps
-    return run.seconds / (60 * (settings.minutes or 0))
 
 
 @torch.no_grad()

@@ -20,15 +20,14 @@ from ..files import prepare_folder
 from .bundled_ranks import share_gradient, share_weights, shared_clock
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .clip_bank import ClipBank
-from .depth_trainer import rate_at
 from .depth_validation import autocast
+from .run_progress import check_end, follow, rate_at, share_done
 from .step_timer import StepTimer
 
 if TYPE_CHECKING:
     from ..progress import Reporter
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
-_AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LARGEST_GRADIENT: Final = 1.0
 _RANK_SEEDS: Final = 1_000_003  # from one rank to the next
 _DISK_BYTES: Final = 1500 * 2**20  # two checkpoints and the model, as one is written beside the last
@@ -68,10 +67,7 @@ class BundledTraining:
     sheet_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise Ex4dError("bad_request", "A training run has no single end.", "Give minutes or steps, one of them.")
-        if self.batch < 1 or (self.minutes or self.steps or 0) <= 0:
-            raise Ex4dError("bad_request", "A training run of nothing is impossible.", "Give 1 or more.")
+        check_end(self.minutes, self.steps, self.batch)
         if not self.frames or any(frames % 4 != 1 for frames in self.frames):
             raise Ex4dError("bad_request", f"Clips of {self.frames} frames do not fit the codec.", "Give 4k + 1.")
 
@@ -206,7 +202,7 @@ def _train(
     due = {name: started + run.seconds + wait for name, wait in waits.items()}
     since: list[Tensor] = []
     pace = 1.0
-    while (done := _share_done(settings, run)) < 1:
+    while (done := share_done(settings.minutes, settings.steps, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
             group["lr"] = pace * settings.learning_rate * rate_at(done)
@@ -227,7 +223,7 @@ def _train(
             continue
         if "log" in now_due:
             reporter.log(_line(run, since, timer, settings, bank))
-            reporter.progress("train", int(100 * min(1.0, _share_done(settings, run))), 100)
+            reporter.progress("train", int(100 * min(1.0, share_done(settings.minutes, settings.steps, run))), 100)
             since.clear()
         if settings.rank == 0:
             _keep(now_due, settings, stage, reporter, identity)
@@ -275,7 +271,7 @@ def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler,
         scaler.update()
     elif torch.isfinite(norm):
         run.optimizer.step()
-    _follow(run)
+    follow(run.average, run.network, run.step)
     timer.stop()
     return shared
 
@@ -283,21 +279,6 @@ def _step(settings: BundledTraining, stage: Stage, scaler: torch.amp.GradScaler,
 def _chosen(settings: BundledTraining, step: int) -> int:
     """Which of the lengths a step has: in turn, but out of step with the sizes, which are drawn by chance."""
     return step % len(settings.frames)
-
-
-@torch.no_grad()
-def _follow(run: RunState) -> None:
-    """Draws the averaged weights towards the network's, faster while there are few steps to average."""
-    share = 1 - min(_AVERAGE_KEPT, (1 + run.step) / (10 + run.step))
-    pairs = zip(run.average.parameters(), run.network.parameters(), strict=True)
-    kept, fresh = zip(*((kept, fresh) for kept, fresh in pairs if fresh.requires_grad), strict=True)
-    torch._foreach_lerp_(kept, fresh, share)
-
-
-def _share_done(settings: BundledTraining, run: RunState) -> float:
-    if settings.steps is not None:
-        return run.step / settings.steps
-    return run.seconds / (60 * (settings.minutes or 0))
 
 
 def _line(run: RunState, since: list[Tensor], timer: StepTimer, settings: BundledTraining, bank: ClipBank) -> str:

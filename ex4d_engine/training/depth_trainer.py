@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpo
 from .depth_clips import SIZES, ClipSource, KeptClips, Size, draw, predict, step_plan
 from .depth_losses import LossParts, LossWeights, depth_losses
 from .depth_validation import HeldOut, autocast
+from .run_progress import check_end, follow, rate_at, share_done
 from .step_timer import StepTimer
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
 WEIGHTS_NAME: Final = "depth_bundled.safetensors"
-_WARM_UP: Final = 0.02  # of the run
-_AVERAGE_KEPT: Final = 0.999  # of the averaged weights, a step
 _LARGEST_GRADIENT: Final = 1.0
 _DISK_BYTES: Final = 200 * 2**20  # two checkpoints and the weights, as one is written beside the last
 
@@ -75,10 +73,7 @@ class DepthTraining:
     weights: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise Ex4dError("bad_request", "A training run has no single end.", "Give minutes or steps, one of them.")
-        if min(self.batch, self.repeats, self.pool) < 1 or (self.minutes or self.steps or 0) <= 0:
-            raise Ex4dError("bad_request", "A training run of nothing is impossible.", "Give 1 or more.")
+        check_end(self.minutes, self.steps, self.batch, self.repeats, self.pool)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with its first sitting, as it comes back from JSON."""
@@ -175,7 +170,7 @@ def _train(
     logged = saved = clock()
     since: list[Tensor] = []
     pace = 1.0
-    while (done := _share_done(settings, run)) < 1:
+    while (done := share_done(settings.minutes, settings.steps, run)) < 1:
         reporter.check()
         for group in run.optimizer.param_groups:
             group["lr"] = pace * settings.learning_rate * rate_at(done)
@@ -199,24 +194,11 @@ def _train(
             saved = clock()
         if to_log:
             since.clear()
-        reporter.progress("train depth", int(100 * min(1.0, _share_done(settings, run))), 100)
+        reporter.progress("train depth", int(100 * min(1.0, share_done(settings.minutes, settings.steps, run))), 100)
     if since:
         reporter.log(_line(run, since, timer, settings.batch))
     if held_out:
         reporter.log(_score_line(held_out.scores(_depth_network(run.average))))
-
-
-def _share_done(settings: DepthTraining, run: RunState) -> float:
-    if settings.steps is not None:
-        return run.step / settings.steps
-    return run.seconds / (60 * (settings.minutes or 0))
-
-
-def rate_at(done: float) -> float:
-    """The learning rate as a share of its peak, `done` (0…1) of the run's way: a rise, then half a cosine."""
-    if done < _WARM_UP:
-        return max(done, 1e-3) / _WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - _WARM_UP) / (1 - _WARM_UP))))
 
 
 def _step(
@@ -246,7 +228,7 @@ def _step(
         scaler.update()
     elif torch.isfinite(norm):
         run.optimizer.step()
-    _follow(run.average, run.network, run.step)
+    follow(run.average, run.network, run.step)
     timer.stop()
     return torch.stack([loss, *parts]).detach()
 
@@ -254,17 +236,6 @@ def _step(
 def _depth_network(module: nn.Module) -> DepthNetwork:
     assert isinstance(module, DepthNetwork)
     return module
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, step: int) -> None:
-    """Draws the averaged weights towards the network's, faster while there are few steps to average."""
-    share = 1 - min(_AVERAGE_KEPT, (1 + step) / (10 + step))
-    for kept, fresh in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(fresh, share)
-        else:
-            kept.copy_(fresh)
 
 
 def _line(run: RunState, since: list[Tensor], timer: StepTimer, batch: int) -> str:

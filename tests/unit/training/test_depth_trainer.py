@@ -26,9 +26,9 @@ from ex4d_engine.training.depth_trainer import (
     WEIGHTS_NAME,
     DepthTraining,
     new_run,
-    rate_at,
     train_depth,
 )
+from ex4d_engine.training.run_progress import rate_at
 from tests.conftest import REPOSITORY
 from tests.unit.training.stand_in_clips import stand_in_clips
 from tests.unit.training.watch import Watch
