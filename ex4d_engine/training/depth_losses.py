@@ -32,7 +32,7 @@ class LossWeights:
 
     level: float = 1.0
     affine: float = 1.0
-    gradient: float = 1.0
+    gradient: float = 2.0
     temporal: float = 1.0
     error: float = 0.1
     sky: float = 0.2
