@@ -3,7 +3,7 @@
 
 The network works at a small size and remembers the frames before, so depth is steady without looking ahead; its maps
 are enlarged with their steps on the image's edges. What is held is a handful of small frames, whatever the clip's
-length.
+length. A frame that shows nothing gets depth and leaves no trace in that of the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..progress import Reporter
 from ..torch_device import torch_device
 from .guided_enlarge import enlarge_guided
 from .network import STRIDE, DepthMaps, DepthNetwork, Memory, folded
+from .network_frames import is_blank, usable
 from .network_weights import load_weights
 from .registry import DepthClip, DepthFrame, PlatePass
 
@@ -74,7 +75,7 @@ class BundledDepth:
 
         Raises:
             Ex4dError: `model_missing` or `model_invalid` where the weights cannot be used, `bad_request` for a device
-                that is not there.
+                that is not there; from the frames, `depth_invalid` for one of which nothing is a number.
         """
         network = folded(load_weights(self._weights)).to(torch_device(self._device))
         return DepthClip(
@@ -98,11 +99,14 @@ def _frames(
 ) -> Iterator[DepthFrame]:
     start = look_ahead(network, plate, working, reporter)
     memory = start.memory
-    for done, image in enumerate(plate(), start=1):
+    for index, image in enumerate(plate()):
         reporter.check()
-        maps, memory = _seen(network, _small(image, working), memory)
-        yield to_frame(maps, image, start.near)
-        reporter.progress("depth", done, frame_count)
+        small = _small(image, working)
+        maps, after = _seen(network, small, memory)
+        if not is_blank(small):
+            memory = after
+        yield to_frame(_known(maps, index), image, start.near)
+        reporter.progress("depth", index + 1, frame_count)
 
 
 def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int], reporter: Reporter) -> Start:
@@ -110,12 +114,7 @@ def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int]
 
     Without it depth would settle into place on screen.
     """
-    opening: deque[Image] = deque()
-    for image in plate():
-        reporter.check()
-        opening.append(_small(image, working))
-        if len(opening) == _WARM_UP:
-            break
+    opening = _opening(plate, working, reporter)
     levels: list[Array] = []
     memory: Memory | None = None
     inherited: Memory | None = None
@@ -125,33 +124,60 @@ def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int]
         maps, memory = _seen(network, opening.pop(), memory)
         levels.append(_numpy(maps.inverse_depth)[~_sky(maps)])
     solid = np.concatenate(levels) if levels else np.zeros(0, np.float32)
+    solid = solid[np.isfinite(solid)]
     near = float(np.percentile(solid, _NEAR_SHARE)) if solid.size else 0.0
     return Start(max(near, 1e-6), inherited)
 
 
+def _opening(plate: PlatePass, working: tuple[int, int], reporter: Reporter) -> deque[Image]:
+    """The clip's first frames that show something; its very first where none does."""
+    opening: deque[Image] = deque()
+    very_first: deque[Image] = deque()
+    for image in plate():
+        reporter.check()
+        small = _small(image, working)
+        if not very_first:
+            very_first.append(small)
+        if not is_blank(small):
+            opening.append(small)
+        if len(opening) == _WARM_UP:
+            break
+    return opening or very_first
+
+
+def _known(maps: DepthMaps, index: int) -> DepthMaps:
+    """The maps (1, h, w) of the clip's frame `index` with NaN for inverse depth that is no number."""
+    inverse = usable(_numpy(maps.inverse_depth), "The bundled depth network", index)
+    return maps._replace(inverse_depth=torch.from_numpy(inverse)[None])
+
+
 def to_frame(maps: DepthMaps, image: Image, near: float) -> DepthFrame:
     """Depth at the size of the image (H, W, 3), from maps (1, h, w) and the inverse depth of the clip's near end."""
-    least, sky = 1 / FARTHEST, _sky(maps)
-    disparity = np.maximum(_numpy(maps.inverse_depth) / near, least)
-    full = enlarge_guided(_under_sky(disparity, sky), image)
+    least, sky, inverse = 1 / FARTHEST, _sky(maps), _numpy(maps.inverse_depth)
+    unknown = np.isnan(inverse) & ~sky
+    disparity = np.maximum(np.nan_to_num(inverse, nan=0.0) / near, least)
+    full = enlarge_guided(_covered(disparity, sky | unknown), image)
     depth = (NEAR_Z / np.maximum(full, least)).astype(np.float32)
     if sky.any():
         # By itself: where three surfaces meet, sky and what stands before it would mix in the middle one.
         depth[enlarge_guided(np.where(sky, np.float32(1), np.float32(2)), image) < _SKYLINE] = np.inf
-    expected = np.exp(-np.exp(_numpy(maps.log_error)))
+    if unknown.any():
+        there = cv2.resize(unknown.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        depth[there > 0] = np.nan
+    expected = np.nan_to_num(np.exp(-np.exp(_numpy(maps.log_error))), nan=0.0)
     confidence = cv2.resize(expected, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
     return DepthFrame(depth, confidence)
 
 
-def _under_sky(disparity: Array, sky: npt.NDArray[np.bool_]) -> Array:
-    """The map with each sky pixel as near as the nearest solid one, so that nothing steps down to the sky."""
-    if sky.all() or not sky.any():
+def _covered(disparity: Array, hidden: npt.NDArray[np.bool_]) -> Array:
+    """The map with each hidden pixel (sky, unknown) as near as the nearest other, so that nothing steps down to it."""
+    if hidden.all() or not hidden.any():
         return disparity
     _, nearest = cv2.distanceTransformWithLabels(
-        sky.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     by_label = np.zeros(int(nearest.max()) + 1, np.float32)
-    by_label[nearest[~sky]] = disparity[~sky]
+    by_label[nearest[~hidden]] = disparity[~hidden]
     return np.asarray(by_label[nearest])
 
 

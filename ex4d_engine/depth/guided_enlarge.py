@@ -49,10 +49,13 @@ def enlarge_guided(disparity: Array, image: npt.NDArray[np.uint8]) -> Array:
     zone = cv2.resize(stepped.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     shrinks = image.shape[1] > disparity.shape[1]
     small = cv2.resize(image, disparity.shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    rows, columns = np.nonzero(zone)
-    for first in range(0, len(rows), _CHUNK):
-        y, x = rows[first : first + _CHUNK], columns[first : first + _CHUNK]
-        full[y, x] = _decided(sharp, small.astype(np.float32), image[y, x].astype(np.float32), y, x, size)
+    small = small.astype(np.float32)
+    rows = max(1, _CHUNK // size[0])
+    for first in range(0, size[1], rows):
+        y, x = np.nonzero(zone[first : first + rows])
+        if len(y):
+            y += first
+            full[y, x] = _decided(sharp, small, image[y, x].astype(np.float32), y, x, size)
     return full
 
 

@@ -127,6 +127,11 @@ def counted_maps(maps: SmallMaps, counted: list[bool]) -> Iterator[Array]:
     return (maps[index] for index in range(len(maps)) if counted[index] or not any(counted))
 
 
+def counted_values(values: list[float], counted: list[bool]) -> list[float]:
+    """What was said of frames that show something; of all of them in a clip of nothing."""
+    return [value for value, counts in zip(values, counted, strict=True) if counts or not any(counted)]
+
+
 def enlarged(
     plate: PlatePass,
     maps: SmallMaps,

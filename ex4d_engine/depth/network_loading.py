@@ -69,7 +69,7 @@ def running(title: str) -> Iterator[None]:
 
 
 def load_library_model(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any:
-    """A model of transformers or diffusers, every tensor accounted for.
+    """A model of transformers or diffusers, every tensor accounted for. What the libraries would say is kept quiet.
 
     Raises:
         Ex4dError: `model_invalid`.
@@ -77,10 +77,11 @@ def load_library_model(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from ..diffusion.loading import load_component
-
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # the reporter shows ours
+        library.set_verbosity_error()  # their advice is for developers; what matters is checked here
+    from ..diffusion.loading import load_component
+
     return load_component(kind, folder, dtype)
 
 

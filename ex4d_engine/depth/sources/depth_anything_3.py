@@ -7,7 +7,7 @@ its own; by one similarity (scale, rotation, translation), found on the overlap,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,16 @@ from ...errors import Ex4dError
 from ...models.store import find
 from ...progress import Reporter
 from ...torch_device import torch_device
-from ..network_frames import ESTIMATE, IMAGENET, as_tensor, enlarged, network_size_within, usable
+from ..network_frames import (
+    ESTIMATE,
+    IMAGENET,
+    as_tensor,
+    counted_values,
+    enlarged,
+    is_blank,
+    network_size_within,
+    usable,
+)
 from ..network_loading import network_side, one_of, running
 from ..registry import DepthClip, PlatePass
 from ..small_maps import SmallMaps
@@ -68,18 +77,23 @@ class DepthAnything3:
         inverse, confidence = SmallMaps(), SmallMaps()
         poses: list[npt.NDArray[np.float64]] = []
         fields: list[npt.NDArray[np.float64]] = []
+        counted: list[bool] = []
         small = network_size_within(size, self._size, 14)
 
-        frames = resized_frames(plate, small, reporter)
+        def frames() -> Iterator[Image]:
+            for frame in resized_frames(plate, small, reporter):
+                counted.append(not is_blank(frame))
+                yield frame
+
         with running(self.title):
-            for index, view in enumerate(chain(frames, self._network(), WINDOW, OVERLAP)):
+            for index, view in enumerate(chain(frames(), self._network(), WINDOW, OVERLAP)):
                 inverse.append(view.inverse_z)
                 confidence.append(view.confidence)
                 poses.append(view.camera_to_world)
                 fields.append(view.fov)
                 reporter.progress(ESTIMATE, index + 1, frame_count)
-        vertical, horizontal = np.degrees(np.array(fields)).T
-        across = clip_fov(list(horizontal), self.title, reporter)
+        vertical, horizontal = (counted_values(list(angles), counted) for angles in np.degrees(np.array(fields)).T)
+        across = clip_fov(horizontal, self.title, reporter)
         down = float(np.median(vertical))
         focal = [side / 2 / np.tan(np.radians(angle) / 2) for side, angle in zip(size, (across, down), strict=True)]
         return DepthClip(

@@ -13,7 +13,7 @@ from ...errors import Ex4dError
 from ...models.store import find
 from ...progress import Reporter
 from ...torch_device import torch_device
-from ..network_frames import as_tensor, enlarged, per_frame
+from ..network_frames import as_tensor, counted_values, enlarged, per_frame
 from ..network_loading import invalid, load_library_model, running
 from ..registry import DepthClip, PlatePass
 
@@ -57,8 +57,8 @@ class DepthPro:
         fields: list[float] = []
         predict, side = self._network(fields)
         with running(self.title):
-            maps, _ = per_frame(plate, frame_count, (side, side), predict, self.title, reporter)
-        fov = clip_fov(fields, self.title, reporter)
+            maps, counted = per_frame(plate, frame_count, (side, side), predict, self.title, reporter)
+        fov = clip_fov(counted_values(fields, counted), self.title, reporter)
         width_per_focal = 2.0 * np.tan(np.radians(fov) / 2.0)
 
         def inverse_z(_: int, values: Array) -> Array:

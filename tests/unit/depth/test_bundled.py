@@ -12,8 +12,8 @@ import torch
 
 from ex4d_engine.depth import depth_source
 from ex4d_engine.depth.bundled import FARTHEST, NEAR_Z, to_frame, working_size
-from ex4d_engine.depth.network import DepthMaps, DepthNetwork, NetworkShape
-from ex4d_engine.depth.network_weights import save_weights
+from ex4d_engine.depth.network import DepthMaps, DepthNetwork, Memory, NetworkShape
+from ex4d_engine.depth.network_weights import load_weights, save_weights
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
 
@@ -64,6 +64,61 @@ def test_few_frames_are_held_at_once(weights: Path) -> None:
     answer = depth_source("bundled", weights=weights).estimate(plate, 40, (70, 50), Silent())
     next(answer.frames)
     assert read <= 13  # the opening, and the first frame again
+
+
+@pytest.mark.parametrize("before", [1, 15])
+@pytest.mark.parametrize("shade", [0, 255])
+def test_frames_of_nothing_change_no_other_frame(weights: Path, before: int, shade: int) -> None:
+    nothing = np.full((50, 70, 3), shade, np.uint8)
+    first, second, third = frames(3)
+
+    def depths(clip: list[np.ndarray]) -> list[np.ndarray]:
+        answer = depth_source("bundled", weights=weights).estimate(lambda: iter(clip), len(clip), (70, 50), Silent())
+        return [frame.depth for frame in answer.frames]
+
+    alone = depths([first, second, third])
+    among = depths([*[nothing] * before, first, nothing, nothing, second, third, nothing])
+    for place, expected in zip((before, before + 3, before + 4), alone, strict=True):
+        np.testing.assert_array_equal(among[place], expected)
+    assert all((depth > 0).all() for depth in among)
+
+
+def test_a_clip_of_nothing_gets_depth(weights: Path) -> None:
+    clip = [np.zeros((50, 70, 3), np.uint8)] * 14
+    answer = depth_source("bundled", weights=weights).estimate(lambda: iter(clip), 14, (70, 50), Silent())
+    maps = [frame.depth for frame in answer.frames]
+    assert len(maps) == 14 and all((depth > 0).all() for depth in maps)
+
+
+def test_a_network_that_says_nothing_but_nan_is_refused_in_one_sentence(weights: Path) -> None:
+    network = load_weights(weights)
+    assert network.head.bias is not None
+    torch.nn.init.constant_(network.head.bias, torch.nan)
+    save_weights(network, weights, {})
+    answer = depth_source("bundled", weights=weights).estimate(lambda: iter(frames(2)), 2, (70, 50), Silent())
+    with pytest.raises(Ex4dError, match="frame 1 of the clip") as caught:
+        next(answer.frames)
+    assert caught.value.code == "depth_invalid" and caught.value.hint
+
+
+def test_a_pixel_that_is_no_number_becomes_unknown(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = DepthNetwork.step
+
+    def spoiled(self: DepthNetwork, image: torch.Tensor, memory: Memory | None = None) -> tuple[DepthMaps, Memory]:
+        maps, after = step(self, image, memory)
+        inverse, doubt = maps.inverse_depth.clone(), maps.log_error.clone()
+        inverse[:, :60, :80], inverse[:, 200:, 300:] = torch.nan, torch.inf
+        doubt[:, :60, :80] = torch.nan
+        return DepthMaps(inverse, doubt, torch.full_like(maps.sky, -9.0)), after
+
+    clip = frames(2)
+    made = depth_source("bundled", weights=weights).estimate(lambda: iter(clip), 2, (70, 50), Silent())
+    monkeypatch.setattr(DepthNetwork, "step", spoiled)
+    for frame in made.frames:
+        assert np.isnan(frame.depth[:10, :14]).all() and np.isnan(frame.depth[40:, 60:]).all()
+        known = frame.depth[12:35]
+        assert np.isfinite(known).all() and known.min() > NEAR_Z / 2 and known.max() < NEAR_Z * FARTHEST * 1.001
+        assert frame.confidence is not None and np.isfinite(frame.confidence).all()
 
 
 def test_it_can_be_cancelled(weights: Path) -> None:

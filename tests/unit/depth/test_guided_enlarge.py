@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
 
+from ex4d_engine.depth import guided_enlarge
 from ex4d_engine.depth.guided_enlarge import enlarge_guided, sharpened, without_blur
 
 
@@ -73,3 +76,23 @@ def test_a_networks_blur_becomes_a_step_and_a_slope_stays() -> None:
     assert abs(int((row > 0.9).sum()) - 32) <= 2
     assert np.allclose(without_blur(ground), ground)
     assert np.allclose(blurred[:, 100:], cv2.GaussianBlur(ground, (0, 0), 1.5)[:, 100:], atol=0.01)
+
+
+def test_a_large_frame_of_nothing_but_steps_takes_little_beside_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = np.indices((216, 384)) // 2
+    steps = np.where((rows + columns) % 2, 1.0, 0.4).astype(np.float32)
+    image = np.zeros((2160, 3840, 3), np.uint8)
+    asked = 0
+
+    def decided(sharp: np.ndarray, small: np.ndarray, colours: np.ndarray, rows: np.ndarray, *_: object) -> np.ndarray:
+        nonlocal asked
+        asked += len(rows)
+        return np.ones(len(rows), np.float32)
+
+    monkeypatch.setattr(guided_enlarge, "_decided", decided)
+    tracemalloc.start()
+    full = enlarge_guided(steps, image)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert asked > 0.9 * full.size
+    assert most < 8 * full.size

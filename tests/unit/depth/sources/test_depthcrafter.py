@@ -234,6 +234,28 @@ def test_windows_of_latents(model: VideoDiffusion, count: int, monkeypatch: pyte
     np.testing.assert_allclose([float(latents.mean()) for latents in found], np.arange(count) + off, atol=0.02)
 
 
+def test_unless_told_otherwise_windows_and_steps_are_the_published_ones(
+    model: VideoDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ex4d_engine.depth.networks import video_diffusion_depth
+
+    runs: list[tuple[int, int]] = []
+
+    def spied(seen: Conditioning, noise: torch.Tensor, before: Any, model: Any, steps: int, _: Any) -> torch.Tensor:
+        runs.append((len(seen.context), steps))
+        return noise
+
+    def blank(batch: list[np.ndarray], *_: Any) -> Conditioning:
+        return Conditioning(torch.zeros(len(batch), 16), torch.zeros(len(batch), 4, 8, 8))
+
+    monkeypatch.setattr(video_diffusion_depth, "denoised", spied)
+    monkeypatch.setattr(video_diffusion_depth, "condition", blank)
+    clip = [np.zeros((64, 64, 3), np.uint8)] * 200
+    assert len(list(depth_latents(iter(clip), model, Sampling(), Silent()))) == 200
+    # 110 frames, of which 25 are the next window's too, and 200 − 2 · 85 in the last
+    assert runs == [(110, 5), (110, 5), (30, 5)]
+
+
 def test_the_same_seed_gives_the_same_depth_and_another_does_not(model: VideoDiffusion) -> None:
     def run(seed: int) -> np.ndarray:
         return np.stack(list(disparity(iter(images(5)), model, Sampling(4, 1, 2, seed), Silent())))

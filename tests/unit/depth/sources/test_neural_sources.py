@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +240,53 @@ def test_a_lens_that_zooms_is_said() -> None:
     assert "zoom" in reporter.lines[0]
     with pytest.raises(Ex4dError, match="Net found no lens"):
         clip_fov([np.nan, 0.0], "Net", reporter)
+
+
+def by_brightness(video: torch.Tensor) -> torch.Tensor:
+    """A field of view in degrees (N,) of frames (N, 3, h, w): 50 where there is a picture, 20 where there is none."""
+    return torch.where(video.flatten(1).std(1) > 0.2, 50.0, 20.0)
+
+
+@pytest.mark.parametrize("name", ["depth-pro", "depth-anything-3"])
+def test_frames_of_nothing_say_nothing_of_the_lens(
+    name: str, registered: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import DepthProForDepthEstimation
+
+    from ex4d_engine.depth.networks.multi_view_network import MultiViewNetwork
+
+    one, many = DepthProForDepthEstimation.forward, MultiViewNetwork.forward
+
+    def one_said(self: Any, pixel_values: torch.Tensor) -> Any:
+        said = one(self, pixel_values=pixel_values)
+        said.field_of_view = by_brightness(pixel_values)
+        return said
+
+    def many_said(self: Any, images: torch.Tensor) -> Any:
+        fov = torch.deg2rad(by_brightness(images))
+        return dataclasses.replace(many(self, images), fov=torch.stack([0.6 * fov, fov], 1))
+
+    monkeypatch.setattr(DepthProForDepthEstimation, "forward", one_said)
+    monkeypatch.setattr(MultiViewNetwork, "forward", many_said)
+    nothing, reporter = np.zeros_like(scene(1)[0]), Recorder()
+    made = clip([*[nothing] * 3, *scene(2)], name, reporter)
+    assert made.intrinsics is not None
+    assert float(made.intrinsics[0, 0]) == pytest.approx(64 / np.tan(np.radians(25)), rel=1e-4)
+    if name == "depth-anything-3":
+        assert float(made.intrinsics[1, 1]) == pytest.approx(40 / np.tan(np.radians(15)), rel=1e-4)
+    assert not any("zoom" in line for line in reporter.lines)
+    assert clip([nothing] * 2, name).intrinsics is not None
+
+
+def test_a_library_s_talk_does_not_reach_the_user(registered: dict[str, Path]) -> None:
+    script = (
+        "import sys, torch; from pathlib import Path; from transformers import DepthAnythingForDepthEstimation as kind;"
+        "from ex4d_engine.depth.network_loading import load_library_model;"
+        "load_library_model(kind, Path(sys.argv[1]), torch.float32)"
+    )
+    command = [sys.executable, "-c", script, str(registered[V2])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
+    assert done.stdout == "" and "transformers]" not in done.stderr
 
 
 # ------------------------------------------------------------------------------------- what is refused
