@@ -13,6 +13,9 @@ DEFAULT_PRESET: Final = "preview"
 """What the demo and a new scene begin with, on any machine. `draft` takes its place when its fills are the better ones
 at every angle (docs/draft.md): so far they are not."""
 
+BUNDLED: Final = "ex4d-draft"
+"""What takes and trainings call the model; it is in no registry, as nobody has to get it."""
+
 FOLDER: Final = Path(__file__).resolve().parent / "assets" / "bundled"
 """In diffusers' layout; absent in a checkout whose model has not been trained yet."""
 

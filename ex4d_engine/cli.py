@@ -50,7 +50,9 @@ def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
     """
     reporter = Terminal()
     try:
-        return command(reporter)
+        status = command(reporter)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         reporter.close()
         print(f"{program}: Stopped. Finished frames are kept; run the command again to resume.", file=sys.stderr)
@@ -59,6 +61,8 @@ def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
         from .worker import explain
 
         reporter.close()
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         if isinstance(error, OSError) and error.filename:
             explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
         else:
@@ -66,7 +70,19 @@ def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
         print(f"{program}: {explained.message}", file=sys.stderr)
         if explained.hint:
             print(f"{' ' * len(program)}  {explained.hint}", file=sys.stderr)
+        for note in getattr(explained, "__notes__", ()):
+            print(note, file=sys.stderr)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads our output has ended, as after `| head`; if so, what is left to say goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush would fail as well
+        return True
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,8 @@ because the libraries' own loaders only log such names and go on with random wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,9 @@ WAN_I2V_14B: dict[str, Any] = {
 ADAPTER_NAME = "ex4d"
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 """Endings of the linear layers an EX-4D adapter changes: both attentions and the feed-forward of every block."""
+
+SHOWN = 5
+"""Kinds of tensors that an error's message names; the others are in its notes, which the command line prints."""
 
 _CAMERA_PREFIXES = ("latent_encoder.", "latent_patch_embedding.")
 _CLIP_LEFT_OUT = ("log_scale", "visual.head", "textual.")  # for comparing images with text, which Wan does not do
@@ -237,7 +241,7 @@ def _camera_encoder(camera: Tensors, transformer: Ex4dTransformer3DModel, path: 
 
 
 def _check_fit(tensors: Tensors, shapes: Mapping[str, torch.Size], path: Path) -> None:
-    """Raises `model_invalid` unless `tensors` has exactly the names and shapes of `shapes`."""
+    """Raises `model_invalid`, listing all that differs, unless `tensors` has exactly `shapes`' names and shapes."""
     missing = sorted(shapes.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - shapes.keys())
     misshapen = [
@@ -245,14 +249,28 @@ def _check_fit(tensors: Tensors, shapes: Mapping[str, torch.Size], path: Path) -
         for name in sorted(shapes.keys() & tensors.keys())
         if tensors[name].shape != shapes[name]
     ]
-    found = [
-        f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if found:
-        raise Ex4dError(
-            "model_invalid",
-            f"The tensors of {path.name} do not fit the model ({'; '.join(found)}).",
-            "Use the file made for this model, or another model.",
-        )
+    differing = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    kinds = {what: _alike_once(names) for what, names in differing.items() if names}
+    if not kinds:
+        return
+    shown = "; ".join(
+        f"{len(differing[what])} {what}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+        for what, names in kinds.items()
+    )
+    error = Ex4dError(
+        "model_invalid",
+        f"The tensors of {path.name} do not fit the model ({shown}).",
+        "Use the file made for this model, or another model.",
+    )
+    for what, names in kinds.items():
+        if len(names) > SHOWN:  # too many for a message, but whoever has a strange file wants to know
+            error.add_note(f"All {len(differing[what])} {what}:\n  " + "\n  ".join(names))
+    raise error
+
+
+def _alike_once(names: Sequence[str]) -> list[str]:
+    """Every name, those that differ in the number of their block alone as one: "blocks.N.norm2.bias (40 times)"."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"(blocks?|layers)\.\d+\.", r"\1.N.", name, count=1), []).append(name)
+    return [alike[0] if len(alike) == 1 else f"{kind} ({len(alike)} times)" for kind, alike in kinds.items()]

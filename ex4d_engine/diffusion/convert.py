@@ -2,7 +2,7 @@
 """Original Wan files, and an EX-4D checkpoint, made into a folder that `loading.load_pipeline` reads directly.
 
 The folder has diffusers' stock layout in the files' own precision, so stock diffusers reads it too. An EX-4D adapter
-lies in it as one file, `loading.ADAPTER_FILE`, with the names of the published checkpoint.
+lies in it as one file, `folder_adapter.ADAPTER_FILE`, with the names of the published checkpoint.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import diffusers
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from ..errors import Ex4dError
 from ..files import explain_os_error, prepare_folder
@@ -33,7 +35,7 @@ from .checkpoints import (
     load_transformer,
     load_vae,
 )
-from .loading import ADAPTER_FILE
+from .folder_adapter import ADAPTER_FILE
 from .scheduler import FLOW_SHIFT, euler_scheduler
 from .tensor_files import read_tensors
 from .transformer import Ex4dTransformer3DModel
@@ -183,6 +185,8 @@ def convert(
         ("text_encoder", lambda: load_text_encoder(files.text_encoder, configs["UMT5EncoderModel"])),
     )
     total = len(small) + 2
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # the reporter shows ours
     with _new_folder(target) as folder:
         reporter.progress("convert model", 0, total)
         tokenizer_class = _save_tokenizer(files.tokenizer, folder / "tokenizer")

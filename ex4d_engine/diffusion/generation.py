@@ -19,7 +19,7 @@ from .latent_store import LatentStore, NoStore, settings_digest
 from .pipeline import Ex4dPipeline
 from .refine import FrameBuffer, PromptEmbeds, first_pass_inputs, second_pass_inputs
 from .sizes import TRAINED_AREA, WorkingSize, to_source_size, working_size
-from .streaming_vae import decoder_bytes
+from .streaming_vae import PixelTile, decoder_bytes
 from .tiles import LATENT_STEP, OVERLAP_PX, Tile, plan_tiles
 from .windows import (
     OVERLAP_FRAMES,
@@ -99,6 +99,11 @@ class VideoPlan:
     steps: int
     forwards: int
 
+    @property
+    def decoder_tile(self) -> PixelTile | None:
+        """What is decoded at once of the second pass's frames: no more than is denoised at once."""
+        return (self.tiles[0].height, self.tiles[0].width) if len(self.tiles) > 1 else None
+
     def host_bytes(self, token_width: int, vae_bytes: int = 4) -> int:
         """About what a window takes of the CPU's memory: frames, latents, the decoder's memory, tiles' conditioning.
 
@@ -112,7 +117,8 @@ class VideoPlan:
         latents = 4 * 16 * 4 * self.windows[0].latents * size.width * size.height // LATENT_STEP**2
         tokens = sum(tile.width * tile.height // (2 * LATENT_STEP) ** 2 for tile in self.tiles)
         conditioning = tokens * self.windows[0].latents * token_width * vae_bytes
-        return pixels + latents + conditioning + decoder_bytes(size.height, size.width, vae_bytes)
+        decoder = decoder_bytes(size.height, size.width, vae_bytes, self.decoder_tile)
+        return pixels + latents + conditioning + decoder
 
 
 def plan_video(num_frames: int, width: int, height: int, settings: VideoSettings, multiple: int = 16) -> VideoPlan:
@@ -188,8 +194,15 @@ def generate_video(
         **{name: value for name, value in dataclasses.asdict(settings).items() if name != "remedy"},
     }
 
-    def runs(name: str, size: WorkingSize, first_step: int, prepare: PrepareWindow, digest: str) -> Iterator[Frames]:
-        denoising = DenoisePass(name, digest, settings.steps, first_step, settings.seed, settings.remedy)
+    def runs(
+        name: str,
+        size: WorkingSize,
+        first_step: int,
+        prepare: PrepareWindow,
+        digest: str,
+        tile: PixelTile | None = None,
+    ) -> Iterator[Frames]:
+        denoising = DenoisePass(name, digest, settings.steps, first_step, settings.seed, settings.remedy, tile)
         latent_size = (size.height // LATENT_STEP, size.width // LATENT_STEP)
         return denoise_windows(pipeline, plan.windows, prepare, denoising, latent_size, store, counter)
 
@@ -210,7 +223,8 @@ def generate_video(
                 pipeline, fine, window, anchor, prompts, settings.guidance_scale, plan.tiles, buffer, plan.size
             )
 
-        frames = runs("second", size, settings.first_detail_step, second_pass, settings_digest(identity))
+        digest = settings_digest(identity)
+        frames = runs("second", size, settings.first_detail_step, second_pass, digest, plan.decoder_tile)
     given = 0
     for run in frames:
         for frame in run[: num_frames - given]:

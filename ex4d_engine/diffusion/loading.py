@@ -23,6 +23,7 @@ from ..progress import Reporter
 from .bundled_codec import BundledCodec
 from .camera_encoder import CameraEncoder
 from .checkpoints import load_adapter
+from .folder_adapter import CAMERA_FOLDER, folder_adapter
 from .pipeline import TEXT_TOKENS, Ex4dPipeline
 from .scheduler import FLOW_SHIFT, euler_scheduler
 from .tensor_files import read_tensors
@@ -44,12 +45,6 @@ PROMPT_FILE = "prompt.safetensors"
 
 FAST_NAME = "fast"
 """The step-distillation LoRA's name on the transformer."""
-
-ADAPTER_FILE = "ex4d.safetensors"
-"""An adapter that lies in a model folder, as `convert` writes it; it is used where no other is named."""
-
-ADAPTER_FOLDER = "ex4d"
-"""The same in shards, for hosts that take no large files."""
 
 
 def load_pipeline(
@@ -99,7 +94,7 @@ def load_pipeline(
     }
     wanted = set(folder_components(model_folder)) - (set() if text_encoder else {"tokenizer", "text_encoder"})
     precisions = {name: kind for name, kind in kinds.items() if name in wanted}
-    if (model_folder / "camera_encoder").is_dir() and adapter is None:
+    if (model_folder / CAMERA_FOLDER).is_dir() and adapter is None:
         precisions["camera_encoder"] = (CameraEncoder, torch.float32)
 
     for library in (diffusers_logging, transformers_logging):
@@ -199,12 +194,6 @@ def folder_components(folder: Path) -> tuple[str, ...]:
             raise ValueError("it holds no object")
     absent = {name for name in OPTIONAL_COMPONENTS if name in index and index[name] in (None, [None, None])}
     return tuple(name for name in COMPONENTS if name not in absent)
-
-
-def folder_adapter(folder: Path) -> Path | None:
-    """The EX-4D adapter that lies in a model folder, a file or a folder of shards; None where it has none."""
-    candidates = (folder / ADAPTER_FILE, folder / ADAPTER_FOLDER)
-    return next((path for path in candidates if path.exists()), None)
 
 
 def has_constant_prompt(folder: Path) -> bool:

@@ -114,6 +114,20 @@ def share_transformer(transformer: Ex4dTransformer3DModel, layout: Layout) -> di
     return mesh.get_group("guidance") if layout.guidance > 1 else None
 
 
+def refuse_shared_cache(cache: str, layout: Layout) -> None:
+    """Raises `bad_request` for a cache by which each of the ranks that share a branch would decide for itself.
+
+    One that goes on would wait for the others' tokens for ever.
+    """
+    if cache != "none" and layout.ulysses > 1:
+        raise Ex4dError(
+            "bad_request",
+            f"The cache {cache} does not go with {layout.ranks} graphics cards: {layout.ulysses} of them share the "
+            "tokens of each forward.",
+            f"Set the cache to none, or use {layout.guidance} of the cards.",
+        )
+
+
 def _name_split_inputs(transformer: Ex4dTransformer3DModel) -> None:
     """Tells diffusers' hooks where the inputs to split stand among a module's arguments.
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import torch
 
+from ..bundled_model import has_bundled_model
 from ..errors import Ex4dError
-from .tiers import GIB, TIERS, WORKSPACE_GIB, Precision, Tier, chosen_tier, need_gib
+from .tiers import GIB, TIERS, WORKSPACE_GIB, Precision, Tier, bytes_a_weight, chosen_tier, need_gib, next_smaller
 from .transformer_size import TransformerSize, transformer_size
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def plan_run(
         device, tier, precision, need = _placement(size, options, tokens, device)
     else:  # which have to stay together
         tier, precision, need = _memory_plan(size, options, tokens, device)
+    if tier.offloaded:
+        _require_main_memory(tier, precision, size.parameters)
     dtype = torch.bfloat16 if device.type == "cuda" and size.parameters > SMALL else torch.float32
     compiled = options.compile == "on" or (
         options.compile == "auto"
@@ -134,6 +137,40 @@ def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_g
     _placement(size, options, tokens, compute_device(None, size), held_gib)
 
 
+def check_main_memory(need_bytes: int) -> None:
+    """Refuses, before any work, frames whose windows do not fit the CPU's memory; see `VideoPlan.host_bytes`.
+
+    Raises:
+        Ex4dError: `out_of_memory`.
+    """
+    free = psutil.virtual_memory().available
+    if need_bytes > free:
+        raise Ex4dError(
+            "out_of_memory",
+            f"Frames of this size take about {need_bytes / GIB:.0f} GiB of main memory, and {free / GIB:.0f} are free.",
+            "Choose less detail or a shorter window, or close other programs.",
+        )
+
+
+def _require_main_memory(tier: Tier, precision: Precision, weights: int) -> None:
+    """Raises `out_of_memory` where blocks that wait in main memory do not fit there; what loading takes is not counted.
+
+    Not to be asked while models of this process still hold that memory.
+    """
+    need, free = weights * bytes_a_weight(precision) / GIB, psutil.virtual_memory().available / GIB
+    if need > free:
+        smaller = next_smaller(tier)
+        raise Ex4dError(
+            "out_of_memory",
+            f"In memory tier {tier.name} the model waits in main memory, which takes {need:.0f} GiB at least, and "
+            f"{free:.0f} are free.",
+            f"Choose memory tier {smaller.name}, or close other programs."
+            if smaller
+            else "Close other programs, or use preset preview.",
+            f"tier:{smaller.name}" if smaller else "preset:preview",
+        )
+
+
 def _placement(
     size: TransformerSize, options: RuntimeOptions, tokens: int, device: torch.device, held_gib: float = 0.0
 ) -> tuple[torch.device, Tier, Precision, float]:
@@ -160,13 +197,14 @@ def _memory_plan(
         return chosen_tier(options.tier, precision, free / GIB + held_gib, *arguments)
     tier, exact, need = chosen_tier("48", "exact", float("inf"), *arguments)
     if size.parameters > NEEDS_CARD:
-        smallest = _smallest_need(arguments)
+        smallest, has_draft = _smallest_need(arguments), has_bundled_model()
         raise Ex4dError(
             "out_of_memory",
             f"This model has {size.parameters / 1e9:.0f} billion parameters and needs an NVIDIA graphics card with "
             f"{smallest:.0f} GiB free at least, {need:.0f} for full speed; this machine has none that PyTorch can use.",
-            "Use preset draft or preview here, or run the shot folder on a machine with such a card.",
-            "preset:preview",
+            f"Use preset {'draft' if has_draft else 'preview'} here, or run the shot folder on a machine with such a "
+            "card.",
+            "preset:draft" if has_draft else "preset:preview",
         )
     free = psutil.virtual_memory().available / GIB + held_gib
     need = 2 * (need - WORKSPACE_GIB) + LIBRARIES_GIB  # float32, and no graphics card's workspace

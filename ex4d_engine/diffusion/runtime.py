@@ -7,7 +7,7 @@ import gc
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -304,6 +304,9 @@ def device_name(device: torch.device) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Of everything that decides the numbers."""
+    """Of everything that decides the numbers; torchao only where it is installed."""
     names = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
-    return {name: metadata.version(name) for name in names}
+    versions = {name: metadata.version(name) for name in names}
+    with suppress(metadata.PackageNotFoundError):
+        versions["torchao"] = metadata.version("torchao")
+    return versions

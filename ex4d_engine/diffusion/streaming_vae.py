@@ -9,8 +9,8 @@ says itself what it has to remember.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -23,6 +23,14 @@ Memory = list[Any]
 """What each causal convolution of the decoder remembers: a tensor, diffusers' "Rep", or None before the start. Of
 the bundled codec one tensor."""
 
+PixelTile = tuple[int, int]
+"""(height, width), pixels."""
+
+OVERLAP_SHARE: Final = 8
+"""The part of a tile that it shares with the next: 64 of 512 pixels, as many as in diffusers' own tiles of 256."""
+PIXELS: Final = 8
+"""Of a latent's side."""
+
 
 class StreamingDecoder:
     """Decodes a clip's latents as they come; the frames equal `Ex4dPipeline.decode_latents` of all of them at once.
@@ -31,24 +39,26 @@ class StreamingDecoder:
     It belongs to this object alone: the VAE may encode and decode other videos in between, and a cancelled run leaves
     nothing behind in it.
 
-    With `vae.enable_tiling()` each latent frame is decoded in the VAE's overlapping tiles, with a memory for each tile
-    of which only one at a time is on the device; the frames equal diffusers' tiled decoding. The device then holds no
-    more than a tile needs, the CPU all tiles' memories: those of the whole frame and of the overlaps, 1.8 times as
-    much with the VAE's own tiles of 256 pixels every 192.
+    With a `tile` each latent frame is decoded in overlapping tiles of at most that size, with a memory for each of
+    which only one at a time is on the device; they are crossfaded as in diffusers' tiled decoding. The device then
+    holds no more than a tile needs, the CPU all tiles' memories, overlaps twice. The bundled codec needs so little
+    that it takes whole frames.
 
     Args:
         pipeline: its VAE, latent statistics and device are used.
+        tile: None decodes whole frames.
     """
 
-    def __init__(self, pipeline: Ex4dPipeline) -> None:
+    def __init__(self, pipeline: Ex4dPipeline, tile: PixelTile | None = None) -> None:
         self._pipeline = pipeline
+        self._tile = None if isinstance(pipeline.vae, BundledCodec) else tile
         self._memories: dict[tuple[int, int], Memory] = {}
         self._started = False
         self._ends_here = False
 
     def peek(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """As `frames`, but this decoder stays where it is: frames ahead of the ones that are final."""
-        ahead = StreamingDecoder(self._pipeline)
+        ahead = StreamingDecoder(self._pipeline, self._tile)
         ahead._memories = dict(self._memories)
         ahead._started = self._started
         ahead._ends_here = True
@@ -67,7 +77,7 @@ class StreamingDecoder:
         """
         vae = self._pipeline.vae
         mean, std = self._pipeline.latent_statistics()
-        tiling = _Tiling.of(vae, latents.shape[-2], latents.shape[-1])
+        tiling = _Tiling.of(latents.shape[-2], latents.shape[-1], self._tile)
         if not tiling.is_whole:
             for index in range(latents.shape[2]):
                 latent = latents[:, :, index : index + 1].to(mean.device)
@@ -86,11 +96,11 @@ class StreamingDecoder:
         """The frames of one latent frame, decoded tile by tile and blended as diffusers blends them."""
         vae = self._pipeline.vae
         rows: list[list[torch.Tensor]] = []
-        for top in tiling.tops:
+        for top in tiling.rows.starts:
             row = []
-            for left in tiling.lefts:
+            for left in tiling.columns.starts:
                 memory = _moved(self._memory_of((top, left)), latent.device)
-                part = latent[..., top : top + tiling.tile_height, left : left + tiling.tile_width]
+                part = latent[..., top : top + tiling.rows.tile, left : left + tiling.columns.tile]
                 row.append(_decode_one(vae, part, memory, first=not self._started).cpu())
                 self._memories[top, left] = _moved(memory, "cpu")
             rows.append(row)
@@ -104,51 +114,59 @@ class StreamingDecoder:
 
 
 @dataclass(frozen=True)
-class _Tiling:
-    """The VAE's tiles over a frame, in latent pixels; a whole frame is one tile."""
+class _Axis:
+    """A frame's rows or columns in tiles, in latent pixels: where they begin, their length, what two of them share."""
 
-    height: int
-    width: int
-    tile_height: int
-    tile_width: int
-    tops: range = field(default=range(1))
-    lefts: range = field(default=range(1))
+    starts: range
+    tile: int
+    overlap: int
+
+    @classmethod
+    def of(cls, length: int, tile: int) -> _Axis:
+        if tile >= length:
+            return cls(range(1), length, 0)
+        overlap = max(1, tile // OVERLAP_SHARE)
+        return cls(range(0, length - overlap, tile - overlap), tile, overlap)
+
+    def lengths(self, length: int) -> list[int]:
+        """Of each tile, the last of which may be shorter."""
+        return [min(self.tile, length - start) for start in self.starts]
+
+    def kept(self, index: int) -> int | None:
+        """How much of a decoded tile is not the next one's, pixels; None is all of the last."""
+        return (self.tile - self.overlap) * PIXELS if index + 1 < len(self.starts) else None
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """A frame in overlapping tiles; a whole frame is one."""
+
+    rows: _Axis
+    columns: _Axis
 
     @property
     def is_whole(self) -> bool:
-        return self.height <= self.tile_height and self.width <= self.tile_width
+        return len(self.rows.starts) == len(self.columns.starts) == 1
 
     @classmethod
-    def of(cls, vae: AutoencoderKLWan, height: int, width: int) -> _Tiling:
-        if not vae.use_tiling:
-            return cls(height, width, height, width)
-        ratio = vae.spatial_compression_ratio
-        return cls(
-            height,
-            width,
-            vae.tile_sample_min_height // ratio,
-            vae.tile_sample_min_width // ratio,
-            range(0, height, vae.tile_sample_stride_height // ratio),
-            range(0, width, vae.tile_sample_stride_width // ratio),
-        )
+    def of(cls, height: int, width: int, tile: PixelTile | None) -> _Tiling:
+        """Of a frame of `height` × `width` latent pixels."""
+        rows, columns = (height, width) if tile is None else (side // PIXELS for side in tile)
+        return cls(_Axis.of(height, rows), _Axis.of(width, columns))
 
     def blended(self, vae: AutoencoderKLWan, rows: list[list[torch.Tensor]]) -> torch.Tensor:
         """The whole frames, each tile crossfaded with those above and to the left by the VAE's own functions."""
-        stride_height, stride_width = vae.tile_sample_stride_height, vae.tile_sample_stride_width
-        fade_height = vae.tile_sample_min_height - stride_height
-        fade_width = vae.tile_sample_min_width - stride_width
         bands = []
         for i, row in enumerate(rows):
             kept = []
             for j, tile in enumerate(row):
                 if i > 0:
-                    tile = vae.blend_v(rows[i - 1][j], tile, fade_height)
+                    tile = vae.blend_v(rows[i - 1][j], tile, self.rows.overlap * PIXELS)
                 if j > 0:
-                    tile = vae.blend_h(row[j - 1], tile, fade_width)
-                kept.append(tile[..., :stride_height, :stride_width])
+                    tile = vae.blend_h(row[j - 1], tile, self.columns.overlap * PIXELS)
+                kept.append(tile[..., : self.rows.kept(i), : self.columns.kept(j)])
             bands.append(torch.cat(kept, dim=-1))
-        ratio = vae.spatial_compression_ratio
-        return torch.cat(bands, dim=-2)[..., : self.height * ratio, : self.width * ratio]
+        return torch.cat(bands, dim=-2)
 
 
 @apply_forward_hook  # brings an offloaded VAE to the device, as its own `decode` does
@@ -162,9 +180,14 @@ def _decode_one(
     return vae.decoder(vae.post_quant_conv(latent), feat_cache=memory, feat_idx=[0], first_chunk=first)
 
 
-def decoder_bytes(height: int, width: int, bytes_per_value: int = 4) -> int:
-    """The whole frame's decoder memory for Wan 2.1's VAE: 2.3 GiB at 512², 78 GiB at 4096 × 2160 in float32."""
-    return 2365 * height * width * bytes_per_value  # counted: values that its convolutions keep, a pixel
+def decoder_bytes(height: int, width: int, bytes_per_value: int = 4, tile: PixelTile | None = None) -> int:
+    """What the decoder of Wan 2.1's VAE remembers, of a frame of `height` × `width` pixels or of all its tiles.
+
+    A whole frame of 512² takes 2.3 GiB, one of 4096 × 2160 78 GiB, or 98 in tiles of 512², in float32.
+    """
+    tiling = _Tiling.of(height // PIXELS, width // PIXELS, tile)
+    latents = sum(tiling.rows.lengths(height // PIXELS)) * sum(tiling.columns.lengths(width // PIXELS))
+    return 2365 * latents * PIXELS**2 * bytes_per_value  # counted: values that its convolutions keep, a pixel
 
 
 def _moved(memory: Memory, device: torch.device | str) -> Memory:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,12 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_torch(path: Path, mmap: bool) -> Tensors:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols that it may not read, which is told below
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
         raise
     except Exception as error:  # of damaged bytes the unpickler may raise anything, from IndexError to TypeError
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
             raise Ex4dError(
                 "model_invalid",
                 f"{path} holds Python objects that would run code when read, so it was not read.",

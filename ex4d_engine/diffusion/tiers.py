@@ -83,7 +83,7 @@ def need_gib(
         tokens: of one window, or of one tile of it.
         vae_gib: what the VAE needs for a frame of 1024² pixels, GiB.
     """
-    weight_bytes = weights * (2 if precision == "exact" else FLOAT8_BYTES)
+    weight_bytes = weights * bytes_a_weight(precision)
     if tier.offloaded:
         weight_bytes = 3 * weight_bytes / max(layers, 1)  # the block at work, the next, and what is no block
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
@@ -91,6 +91,11 @@ def need_gib(
     vae = vae_gib * pixels / 2**20
     others = OTHER_MODELS_GIB * min(1.0, weights / 14e9) if not tier.small_offloaded else 0.0
     return weight_bytes / GIB + others + max(activations / GIB, vae) + WORKSPACE_GIB
+
+
+def bytes_a_weight(precision: Precision) -> float:
+    """What a parameter takes where it is kept."""
+    return 2 if precision == "exact" else FLOAT8_BYTES
 
 
 def chosen_tier(

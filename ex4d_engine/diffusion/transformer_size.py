@@ -30,6 +30,11 @@ class TransformerSize:
     heads: int
     vae_gib: float = VAE_GIB_PER_MEGAPIXEL
 
+    @property
+    def has_wan_vae(self) -> bool:
+        """Whether its decoder remembers gigabytes of the frames before."""
+        return self.vae_gib == VAE_GIB_PER_MEGAPIXEL
+
 
 def transformer_size(folder: Path) -> TransformerSize:
     """Reads a model folder's transformer configuration; parameters are counted by the linear layers it implies.

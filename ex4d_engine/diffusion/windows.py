@@ -24,7 +24,7 @@ from . import preprocess
 from .latent_store import LatentStore
 from .pipeline import Ex4dPipeline, Velocity
 from .scheduler import set_sampling_steps
-from .streaming_vae import StreamingDecoder
+from .streaming_vae import PixelTile, StreamingDecoder
 
 FRAME_STEP = 4
 """Frames a latent frame stands for, but for the first."""
@@ -181,6 +181,7 @@ class DenoisePass:
         steps: steps of the whole schedule; first_step: the one to begin with.
         seed: of the noise field.
         remedy: what to do if the model gives no numbers, a sentence.
+        decoder_tile: largest part of a frame that is decoded at once; None decodes whole frames.
     """
 
     name: str
@@ -189,6 +190,7 @@ class DenoisePass:
     first_step: int = 0
     seed: int = 0
     remedy: str = "Set the precision to exact and run again."
+    decoder_tile: PixelTile | None = None
 
     def key(self, window: Window) -> str:
         return f"{self.name}_{window.index:04d}.{self.digest[:16]}"
@@ -249,7 +251,7 @@ def denoise_windows(
         Ex4dError: `model_invalid` when a step gives no numbers; `out_of_memory`; `cancelled`.
     """
     noise = NoiseField(denoising.seed, pipeline.vae.config.z_dim, *latent_size)
-    decoder = StreamingDecoder(pipeline)
+    decoder = StreamingDecoder(pipeline, denoising.decoder_tile)
     former: torch.Tensor | None = None  # the former window's latents in the overlap
     anchor: Frames | None = None
     for window, following in zip(plan, (*plan[1:], None), strict=True):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..composite import match_colour
 from ..diffusion import preprocess
-from ..diffusion.loading import constant_prompt, folder_adapter, load_pipeline
+from ..diffusion.folder_adapter import folder_adapter
+from ..diffusion.loading import constant_prompt, load_pipeline
 from ..diffusion.pipeline import Ex4dPipeline
 from ..errors import Ex4dError
 from ..progress import Silent

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..bundled_model import bundled_folder, has_bundled_model
+from ..bundled_model import BUNDLED, bundled_folder, has_bundled_model
+from ..diffusion.folder_adapter import follows_cameras
 from ..errors import Ex4dError
 from ..models import store
 from ..models.own_adapters import adapter_path
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 BASE, ADAPTER, FAST_LORA = "wan2.1-i2v-14b-480p", "ex4d-lora", "wan2.1-fast-lora"
 MODELS_OF: Final[dict[str, tuple[str, ...]]] = {"final": (BASE, ADAPTER), "fast": (BASE, ADAPTER, FAST_LORA)}
 """The models to be downloaded, by preset."""
-BUNDLED: Final = "ex4d-draft"
-"""What takes call the model that comes with the engine; it is in no registry, as nobody has to get it."""
 DIFFUSION_PRESETS: Final = ("draft", *MODELS_OF)
 LATENTS_NAME: Final = "latents"
 
@@ -66,7 +65,7 @@ def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
                 raise
             found[name] = None
             folder = found[BASE]
-            if name != ADAPTER or folder is None or not _holds_adapter(folder):
+            if name != ADAPTER or folder is None or not follows_cameras(folder):
                 missing.append(name)
     if missing:
         models = [model_named(name) for name in missing]
@@ -94,20 +93,13 @@ def _draft_models(options: GenerateOptions) -> PresetModels:
         )
     folder = Path(options.model).expanduser().absolute() if options.model else bundled_folder()
     adapter = adapter_path(options.adapter) if options.adapter else None
-    if adapter is None and folder.is_dir() and not _holds_adapter(folder):
+    if adapter is None and folder.is_dir() and not follows_cameras(folder):
         raise Ex4dError(
             "model_missing",
             f"The model folder {folder} lacks its adapter, ex4d.safetensors.",
             "Install this model again, or name an adapter that was trained for it.",
         )
     return PresetModels(folder, adapter, None)
-
-
-def _holds_adapter(folder: Path) -> bool:
-    """As in a folder that `ex4d models convert` or `save_pretrained` made."""
-    return (folder / "ex4d.safetensors").is_file() or any(
-        (folder / name).is_dir() for name in ("ex4d", "camera_encoder")
-    )
 
 
 def check_preset(preset: str, options: GenerateOptions) -> None:

@@ -21,10 +21,10 @@ from ..diffusion.forwards import Forwards, counted_forwards
 from ..diffusion.generation import VideoPlan, VideoSettings, generate_video, plan_video
 from ..diffusion.keeper import kept_pipeline, release_kept
 from ..diffusion.latent_store import FileStore, LatentStore, settings_digest
-from ..diffusion.parallel import token_count, usable_ranks
+from ..diffusion.parallel import layout_of, refuse_shared_cache, token_count, usable_ranks
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
-from ..diffusion.run_plan import ModelPaths
+from ..diffusion.run_plan import ModelPaths, check_main_memory
 from ..diffusion.transformer_size import transformer_size
 from ..errors import Ex4dError
 from ..files import explain_os_error
@@ -82,13 +82,16 @@ class DiffusionJob:
 
 def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
     """Writes the take's missing frames, on as many devices as are asked for and of use."""
-    plan, wanted = job.plan(), int(job.options.gpus or 1)
+    plan, wanted, size = job.plan(), int(job.options.gpus or 1), transformer_size(job.paths.folder)
     ranks = 1
     if wanted > 1:
-        heads = transformer_size(job.paths.folder).heads
-        ranks = usable_ranks(wanted, heads, _tokens(plan), (job.options.guidance or 1) > 1)
+        is_guided = (job.options.guidance or 1) > 1
+        ranks = usable_ranks(wanted, size.heads, _tokens(plan), is_guided)
+        refuse_shared_cache(job.options.cache or "none", layout_of(ranks, is_guided))
         if ranks < wanted:
             reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
+    if size.has_wan_vae:
+        check_main_memory(ranks * plan.host_bytes(size.width))
     if ranks == 1:
         return run_rank(None, job=job, reporter=reporter)
     release_kept()

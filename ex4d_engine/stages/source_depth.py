@@ -113,7 +113,9 @@ def _fitted(
     plate = shot.require_plate()
     lenses = np.array([lens.of_frame(index) for index in range(plate.count)])
     tracks = feature_tracks((read_png(shot.plate_file(number))[..., :3], depth) for number, depth in maps)
-    return fit_placement(collect_pairs(tracks, lenses, poses, max(plate.width, plate.height)), alignment)
+    pairs = collect_pairs(tracks, lenses, poses, max(plate.width, plate.height))
+    deque(maps, maxlen=0)  # of a camera that stands still nothing is followed: its maps are wanted all the same
+    return fit_placement(pairs, alignment)
 
 
 def placement_record(placement: Placement | None) -> DepthPlacement | None:

@@ -5,6 +5,7 @@
 python tools/benchmarks/diffusion.py forward            # one forward: eager, compiled, float8, two at once
 python tools/benchmarks/diffusion.py folder DIR         # writes a random model folder (36 GB) for `tier`
 python tools/benchmarks/diffusion.py tier DIR 24        # a run in this memory tier under its memory cap
+python tools/benchmarks/diffusion.py deviation          # each precision against the reference's numbers, tiny model
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -23,16 +25,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from diffusers import AutoencoderKLWan
 from peft import LoraConfig
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from ex4d_engine.diffusion.attention import trial
 from ex4d_engine.diffusion.camera_encoder import CameraEncoder
-from ex4d_engine.diffusion.checkpoints import ADAPTER_NAME, LORA_TARGETS, WAN_I2V_14B, save_adapter
+from ex4d_engine.diffusion.checkpoints import (
+    ADAPTER_NAME,
+    LORA_TARGETS,
+    WAN_I2V_14B,
+    load_adapter,
+    load_transformer,
+    save_adapter,
+)
 from ex4d_engine.diffusion.generation import VideoSettings, generate_video
-from ex4d_engine.diffusion.placement import compile_blocks, fuse_adapters, quantise_float8
+from ex4d_engine.diffusion.placement import (
+    can_multiply_float8,
+    compile_blocks,
+    fuse_adapters,
+    place_transformer,
+    quantise_float8,
+)
 from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, open_pipeline
 from ex4d_engine.diffusion.scheduler import euler_scheduler
+from ex4d_engine.diffusion.tiers import Precision
 from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.progress import Silent
 from ex4d_engine.torch_environment import prepare_torch
@@ -40,6 +57,7 @@ from ex4d_engine.torch_environment import prepare_torch
 LATENT = (13, 64, 64)  # 49 frames of 512 × 512
 TOKENS = 13 * 32 * 32
 DEVICE = torch.device("cuda", 0)
+FIXTURE = Path(__file__).resolve().parents[2] / "tests" / "golden" / "wan_tiny"
 TINY: dict[str, Any] = {
     "num_attention_heads": 2,
     "attention_head_dim": 32,
@@ -71,6 +89,9 @@ def main() -> None:
     command.add_argument("--size", type=int, default=512)
     command.add_argument("--no-cap", action="store_true")
     command.set_defaults(run=run_tier)
+    command = commands.add_parser("deviation")
+    command.add_argument("--fixture", type=Path, default=FIXTURE)
+    command.set_defaults(run=lambda options: deviation(options.fixture))
     options = parser.parse_args()
     options.run(options)
 
@@ -176,6 +197,42 @@ def forward(layers: int, float8_only: bool) -> None:
     compile_blocks(transformer)
     torch.cuda.empty_cache()
     row(f"compiled, {best}, float8", one)
+
+
+@torch.inference_mode()
+def deviation(fixture: Path) -> None:
+    """One prediction of the fixture's tiny model in each way that a tier keeps the 14B one, against the reference's."""
+    device = DEVICE if torch.cuda.is_available() else torch.device("cpu")
+    config = json.loads((fixture / "configs_diffusers.json").read_text(encoding="utf-8"))["WanTransformer3DModel"]
+    given, golden = load_file(fixture / "inputs.safetensors"), load_file(fixture / "outputs.safetensors")
+    text = nn.functional.pad(given["text_pos"], (0, 0, 0, 512 - len(given["text_pos"])))[None]
+    print(f"{device}, torch {torch.__version__}, float8 products: {can_multiply_float8(device)}")
+    ways: tuple[tuple[str, torch.dtype, Precision, bool], ...] = (
+        ("exact, float32", torch.float32, "exact", False),
+        ("exact, bfloat16", torch.bfloat16, "exact", False),
+        ("float8 products", torch.bfloat16, "float8", False),
+        ("kept in float8, bfloat16 products", torch.bfloat16, "float8", True),
+    )
+    for name, dtype, precision, offloaded in ways:
+        if name == "float8 products" and not can_multiply_float8(device):
+            continue
+        with TemporaryDirectory() as folder:  # loaded anew, which keeps norms in float32 as in a run
+            load_transformer(fixture / "dit.safetensors", config).save_pretrained(folder)
+            transformer = Ex4dTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
+        load_adapter(fixture / "ex4d.safetensors", transformer)
+        place_transformer(
+            transformer, device, precision=precision, offloaded=offloaded, adapters=[ADAPTER_NAME], reporter=Silent()
+        )
+        (result,) = transformer(
+            torch.cat([given["noise"], golden["y"]], dim=1).to(device, dtype),
+            golden["timesteps"][1].expand(1).to(device),
+            text.to(device, dtype),
+            golden["clip_fea"].to(device, dtype),
+            return_dict=False,
+            ray_latent=golden["ray_latent"].to(device),
+        )
+        difference = (result.float().cpu() - golden["pred_full"]).norm() / golden["pred_full"].norm()
+        print(f"{name:36} {difference.item():.1e}")
 
 
 def write_folder(folder: Path, tiny: bool) -> None:

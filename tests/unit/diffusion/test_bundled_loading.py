@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ex4d_engine.diffusion.bundled_codec import BundledCodec
+from ex4d_engine.diffusion.folder_adapter import folder_adapter
 from ex4d_engine.diffusion.loading import (
     COMPONENTS,
     check_model_folder,
     constant_prompt,
-    folder_adapter,
     folder_components,
     load_pipeline,
 )

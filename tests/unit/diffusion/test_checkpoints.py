@@ -99,6 +99,22 @@ def test_every_name_and_shape_is_checked(kind: str, change: Any, found: str, tmp
     assert "changed.safetensors" in caught.value.message
 
 
+def test_nothing_that_differs_is_left_out_of_the_list(tmp_path: Path) -> None:
+    """The real files' names are what nobody here has seen: whoever has them reads in the error what they are."""
+    given = {f"blocks.{block}.attn1.{name}.weight": torch.zeros(1) for block in range(40) for name in "abcdefg"}
+    save_file({**given, "blocks.7.alone": torch.zeros(1)}, path := tmp_path / "strange.safetensors")
+
+    with pytest.raises(Ex4dError) as caught:
+        load_transformer(path, LOADERS["dit"][1])
+
+    assert "281 unexpected" in caught.value.message and "blocks.N.attn1.a.weight (40 times)" in caught.value.message
+    assert len(caught.value.message) < 1000, "a panel has to hold it"
+    missing, unexpected = caught.value.__notes__
+    assert "patch_embedding.weight" in missing and "blocks.7.alone" in unexpected
+    for name in "abcdefg":
+        assert f"blocks.N.attn1.{name}.weight (40 times)" in unexpected
+
+
 def test_text_half_of_clip_is_left_out(tmp_path: Path) -> None:
     path = changed(GOLDEN / "clip.safetensors", tmp_path / "clip.safetensors", put("textual.model.weight", 3))
     load_image_encoder(path, CONFIG["CLIPVisionModel"])

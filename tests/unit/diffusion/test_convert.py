@@ -23,7 +23,8 @@ from ex4d_engine.diffusion.convert import (
     original_files,
     read_configs,
 )
-from ex4d_engine.diffusion.loading import ADAPTER_FILE, load_pipeline
+from ex4d_engine.diffusion.folder_adapter import ADAPTER_FILE
+from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
 from tests.tiny_model import save_adapter_file, tokenizer
@@ -87,7 +88,7 @@ def test_the_reference_s_frames(converted: Path) -> None:
     text = pipeline.text_encoder(golden["text_ids"], golden["text_mask"]).last_hidden_state
     seen = golden["text_mask"].bool()
     torch.testing.assert_close(text[seen], golden["text_emb"][seen], rtol=0, atol=5e-5)
-    assert pipeline.scheduler.config.shift == 5.0
+    assert pipeline.scheduler.config.shift == run["flow_shift"]
 
 
 def test_the_adapter_is_kept_as_it_is(converted: Path) -> None:
@@ -100,7 +101,8 @@ def test_the_adapter_is_kept_as_it_is(converted: Path) -> None:
 def test_the_folder_is_stock(converted: Path) -> None:
     index = json.loads((converted / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "WanImageToVideoPipeline"
-    assert WanTransformer3DModel.from_pretrained(converted / "transformer").config.num_layers == 2
+    layers = json.loads(CONFIG_FILE.read_text(encoding="utf-8"))["WanTransformer3DModel"]["num_layers"]
+    assert WanTransformer3DModel.from_pretrained(converted / "transformer").config.num_layers == layers
     assert json.loads((converted / "transformer/config.json").read_text())["_class_name"] == "WanTransformer3DModel"
 
 
@@ -144,6 +146,18 @@ def test_files_that_do_not_fit(original: Path, tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "tokenizer.json").write_text("{", encoding="utf-8")
     refused(parts(original, tokenizer=broken), tmp_path / "made", "model_invalid")
+
+
+def test_the_command_lists_all_that_does_not_fit(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["--transformer", str(GOLDEN / "ex4d.safetensors"), "--config", str(CONFIG_FILE)]
+    assert main(["models", "convert", str(original), "--out", str(tmp_path / "made"), *wrong]) == 1
+    said = capsys.readouterr().err
+    for name in load_file(GOLDEN / "ex4d.safetensors"):
+        if name.startswith("latent_"):  # names that the converter leaves as they are
+            assert f"  {name}\n" in said
+    assert f"All {len(load_file(GOLDEN / 'dit.safetensors'))} missing" in said
 
 
 def test_the_target_and_the_disk(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ex4d_engine.diffusion import preprocess
+from ex4d_engine.diffusion import preprocess, streaming_vae
 from ex4d_engine.diffusion.generation import VideoSettings, erosion_kernels, generate_video, plan_video
 from ex4d_engine.diffusion.latent_store import FileStore
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
@@ -157,6 +157,31 @@ def test_the_second_pass_starts_from_the_first_enlarged(
         np.testing.assert_allclose(preprocess.uint8_frames(start), expected, atol=1)
 
 
+def test_the_vae_never_sees_more_than_a_tile(pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else a second pass would want a card for the decoder alone, whatever memory tier was chosen for a tile."""
+    encoded: list[torch.Tensor] = []
+    decoded: list[torch.Tensor] = []
+    encode_video, decode_one = pipeline.encode_video, streaming_vae._decode_one
+
+    def encoding(value: torch.Tensor) -> torch.Tensor:
+        encoded.append(value)
+        return encode_video(value)
+
+    def decoding(vae: Any, latent: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        decoded.append(latent)
+        return decode_one(vae, latent, *others, **named)
+
+    monkeypatch.setattr(pipeline, "encode_video", encoding)
+    monkeypatch.setattr(streaming_vae, "_decode_one", decoding)
+    plan = plan_video(14, 96, 48, FINE)
+    video(pipeline, 14, 48, 96, FINE)
+
+    largest = max(plan.size.width * plan.size.height, *(tile.width * tile.height for tile in plan.tiles))
+    assert plan.detail_size is not None and largest < plan.detail_size.width * plan.detail_size.height
+    assert max(value.shape[-2] * value.shape[-1] for value in encoded) <= largest
+    assert max(value.shape[-2] * value.shape[-1] for value in decoded) * 64 <= largest
+
+
 @torch.no_grad()
 def test_one_tile_of_the_second_pass_is_plain_partial_denoising(pipeline: Ex4dPipeline) -> None:
     clip, size = Clip(64, 96), working_size(96, 64, area=64 * 96)
@@ -275,8 +300,9 @@ def test_plans_to_be_shown_beforehand() -> None:
     assert (large.detail_size.width, large.detail_size.height) == (4096, 2160)
     assert len(large.tiles) == 66 and len(large.windows) == 3
     assert large.steps == 3 * (25 + 10) and large.forwards == 3 * 2 * (25 + 10 * 66)
-    # 5 of frames, 17 of tiles' conditioning and 78 of the decoder's memory
-    assert large.host_bytes(5120) / 2**30 == pytest.approx(100, abs=2)
+    # 5 of frames, 17 of tiles' conditioning and 98 of the decoder's memory, in tiles
+    assert large.host_bytes(5120) / 2**30 == pytest.approx(120, abs=2)
+    assert (base.decoder_tile, large.decoder_tile) == (None, (512, 512))
     assert base.host_bytes(5120) / 2**30 == pytest.approx(2.5, abs=0.1)
 
     fast = plan_video(49, 1920, 1080, VideoSettings(steps=4, guidance_scale=1.0))

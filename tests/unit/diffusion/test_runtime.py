@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ex4d_engine.diffusion import runtime
+from ex4d_engine.diffusion import run_plan, runtime
 from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
 from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.placement import enable_cache
@@ -137,20 +137,33 @@ def test_cancel_while_loading(paths: ModelPaths) -> None:
         frames(paths, RuntimeOptions(), reporter)
 
 
-def test_a_big_model_without_a_card_says_what_it_needs(paths: ModelPaths, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("has_draft", "offered"), [(True, "preset:draft"), (False, "preset:preview")])
+def test_a_big_model_without_a_card_says_what_it_needs(
+    paths: ModelPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_draft: bool, offered: str
+) -> None:
+    monkeypatch.setattr(run_plan, "has_bundled_model", lambda: has_draft)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = shutil.copytree(paths.folder, tmp_path / "model")
     config = folder / "transformer" / "config.json"
     big = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "ffn_dim": 13824}
     config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **big}), encoding="utf-8")
 
     assert transformer_size(folder).parameters == pytest.approx(16.39e9, rel=0.02)
-    if torch.cuda.is_available():
-        return
     with pytest.raises(Ex4dError) as caught:
         check_memory(ModelPaths(folder, None), RuntimeOptions(), tokens=13312)
     assert caught.value.code == "out_of_memory"
     assert "NVIDIA" in caught.value.message
-    assert caught.value.action == "preset:preview"
+    assert caught.value.action == offered and offered.removeprefix("preset:") in caught.value.hint
+    assert has_draft == ("draft" in caught.value.hint)
+
+
+def test_versions_are_of_all_that_decides_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao, which float8 computes with, is not everywhere."""
+    known = runtime.library_versions()
+    assert known["torch"] == torch.__version__
+    version = runtime.metadata.version
+    monkeypatch.setattr(runtime.metadata, "version", lambda name: "0.18.0" if name == "torchao" else version(name))
+    assert runtime.library_versions() == {**known, "torchao": "0.18.0"}
 
 
 def test_a_lora_of_another_model_is_refused(paths: ModelPaths, tmp_path: Path) -> None:

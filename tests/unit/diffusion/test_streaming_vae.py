@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
+from ex4d_engine.diffusion import streaming_vae
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
-from ex4d_engine.diffusion.streaming_vae import StreamingDecoder
+from ex4d_engine.diffusion.streaming_vae import StreamingDecoder, decoder_bytes
 
 
 def latents(frames: int = 5, height: int = 6, width: int = 8) -> torch.Tensor:
@@ -18,11 +17,13 @@ def decoded(decoder: StreamingDecoder, value: torch.Tensor) -> torch.Tensor:
     return torch.cat(list(decoder.frames(value)), dim=2)
 
 
-@pytest.fixture
-def tiled(pipeline: Ex4dPipeline) -> Iterator[Ex4dPipeline]:
+def tiled_by_diffusers(pipeline: Ex4dPipeline, value: torch.Tensor) -> torch.Tensor:
+    """In tiles of 32 pixels every 24."""
     pipeline.vae.enable_tiling(32, 32, 24, 24)
-    yield pipeline
-    pipeline.vae.disable_tiling()
+    try:
+        return pipeline.decode_latents(value)
+    finally:
+        pipeline.vae.disable_tiling()
 
 
 @torch.no_grad()
@@ -37,33 +38,59 @@ def test_equals_decoding_at_once(pipeline: Ex4dPipeline, frames: int) -> None:
 
 
 @torch.no_grad()
-def test_equals_tiled_decoding_at_once(tiled: Ex4dPipeline) -> None:
+def test_in_tiles_it_equals_diffusers_tiled_decoding(pipeline: Ex4dPipeline) -> None:
     value = latents()
-    at_once = tiled.decode_latents(value)
-    tiled.vae.disable_tiling()
-    assert not torch.equal(at_once, tiled.decode_latents(value))  # the tiles do make a difference here
+    at_once = tiled_by_diffusers(pipeline, value)
+    assert not torch.equal(at_once, pipeline.decode_latents(value))  # the tiles do make a difference here
 
-    tiled.vae.enable_tiling()
-    assert torch.equal(decoded(StreamingDecoder(tiled), value), at_once)
+    assert torch.equal(decoded(StreamingDecoder(pipeline, (32, 32)), value), at_once)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tiling", [False, True])
-def test_goes_on_over_calls_and_other_uses_of_the_vae(pipeline: Ex4dPipeline, tiling: bool) -> None:
-    value, decoder = latents(), StreamingDecoder(pipeline)
-    if tiling:
-        pipeline.vae.enable_tiling(32, 32, 24, 24)
-    try:
-        whole = pipeline.decode_latents(value)
-        first = decoded(decoder, value[:, :, :2])
-        pipeline.encode_video(torch.zeros(1, 3, 5, 16, 16))
-        ahead = torch.cat(list(decoder.peek(value[:, :, 2:4])), dim=2)
-        rest = decoded(decoder, value[:, :, 2:])
-    finally:
-        pipeline.vae.disable_tiling()
+@pytest.mark.parametrize(
+    ("height", "width", "tile"), [(6, 8, (64, 32)), (5, 9, (32, 32)), (4, 4, (32, 32)), (7, 3, (16, 48))]
+)
+def test_tiles_cover_frames_of_any_size_and_none_is_larger(
+    pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch, height: int, width: int, tile: tuple[int, int]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    decode_one = streaming_vae._decode_one
+
+    def watched(vae: object, latent: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
+        seen.append((latent.shape[-2], latent.shape[-1]))
+        return decode_one(vae, latent, *others, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(streaming_vae, "_decode_one", watched)
+    value = latents(2, height, width)
+    frames = decoded(StreamingDecoder(pipeline, tile), value)
+
+    whole = pipeline.decode_latents(value)
+    assert frames.shape == whole.shape and torch.isfinite(frames).all()
+    assert all(rows <= tile[0] // 8 and columns <= tile[1] // 8 for rows, columns in seen)
+    if height <= tile[0] // 8 and width <= tile[1] // 8:
+        assert torch.equal(frames, whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tile", [None, (32, 32)])
+def test_goes_on_over_calls_and_other_uses_of_the_vae(pipeline: Ex4dPipeline, tile: tuple[int, int] | None) -> None:
+    value, decoder = latents(), StreamingDecoder(pipeline, tile)
+    whole = pipeline.decode_latents(value) if tile is None else tiled_by_diffusers(pipeline, value)
+    first = decoded(decoder, value[:, :, :2])
+    pipeline.encode_video(torch.zeros(1, 3, 5, 16, 16))
+    ahead = torch.cat(list(decoder.peek(value[:, :, 2:4])), dim=2)
+    rest = decoded(decoder, value[:, :, 2:])
 
     assert torch.equal(torch.cat([first, rest], dim=2), whole)
     assert torch.equal(ahead, rest[:, :, :8])
+
+
+def test_what_the_decoder_remembers() -> None:
+    """Of a whole frame, and of its tiles with their overlaps: 9 × 5 tiles of 512 pixels that share 64."""
+    assert decoder_bytes(512, 512) == decoder_bytes(512, 512, tile=(512, 512))
+    whole, tiles = decoder_bytes(2160, 4096), decoder_bytes(2160, 4096, tile=(512, 512))
+    assert whole / 2**30 == pytest.approx(78, abs=0.5)
+    assert tiles / whole == pytest.approx((9 * 64 / 512) * ((4 * 64 + 46) / 270))
 
 
 @torch.no_grad()

@@ -82,6 +82,16 @@ def test_a_pickle_that_runs_code_is_refused_unread(tmp_path: Path, zipped: bool)
     assert not marker.exists()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bare_pickle_of_any_protocol_is_refused_as_such(tmp_path: Path) -> None:
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        path = tmp_path / f"protocol {protocol}.ckpt"
+        path.write_bytes(pickle.dumps({"a": Payload(tmp_path / "marker")}, protocol))
+        with pytest.raises(Ex4dError, match="would run code"):
+            read_tensors(path)
+    assert not (tmp_path / "marker").exists()
+
+
 def test_the_payload_is_a_real_one(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Payload(tmp_path / "marker")))
     assert (tmp_path / "marker").exists()

@@ -265,7 +265,7 @@ SETTLED = 6  # latent frames until the random decoder has forgotten its start
 class LinearDecoder:
     """Three latent channels, enlarged, as a picture: the random decoder would blur a jump over many frames."""
 
-    def __init__(self, _: Ex4dPipeline) -> None:
+    def __init__(self, *_: object) -> None:
         self.started = False
 
     def frames(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:

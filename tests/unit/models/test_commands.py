@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ex4d_engine.cli import main
 from ex4d_engine.models import store
+from tests.conftest import REPOSITORY
 from tests.tiny_model import save_adapter_file
 from tests.unit.models.hub import Hub
 
@@ -71,3 +75,20 @@ def test_convert_says_what_is_lacking(capsys: pytest.CaptureFixture[str], tmp_pa
     _, err = said(capsys, "convert", str(tmp_path), "--out", str(tmp_path / "made"), status=1)
     assert "Wan2.1_VAE.pth" in err and "umt5-xxl" in err
     assert not (tmp_path / "made").exists()
+
+
+def test_a_list_that_nobody_reads_to_its_end() -> None:
+    """As with `| head`: no failure of ours, and no report of one."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, str(REPOSITORY / "ex4d_engine"), "models", "list"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.stderr, ended.returncode) == ("", 1)

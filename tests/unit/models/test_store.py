@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save_file
 
 from ex4d_engine import places as places_module
-from ex4d_engine.diffusion.loading import ADAPTER_FILE
+from ex4d_engine.diffusion.folder_adapter import ADAPTER_FILE
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.models import store
 from ex4d_engine.models.download import download, repair

@@ -204,6 +204,22 @@ def test_a_rolling_zoom_gives_the_source_camera_its_plate_back(tmp_path: Path) -
     assert np.allclose(drawn.depth, read_exr(shot.depth_file(last)), rtol=1e-3)
 
 
+def test_a_solved_camera_on_a_tripod_zooms_and_leaves_the_depth_as_it_is(tmp_path: Path) -> None:
+    """Nothing moves, so nothing places the depth: the maps are taken as they came."""
+    zoom = np.linspace(1.0, 1.5, COUNT)
+    lenses = np.array([zoomed(LENS, factor) for factor in zoom])
+    still = np.tile(POSES[0], (COUNT, 1, 1))
+    frames = [view(k, pose, SIZE) for k, pose in zip(lenses, still, strict=True)]
+    write_scene(tmp_path / "tripod", frames)
+    save_cameras(tmp_path / "tripod" / "solved é.json", lenses, still)
+    shot = reconstruct(settings(tmp_path / "tripod"), tmp_path / "shot", Silent())
+    placement = shot.require_geometry().placement
+    assert placement is not None and placement.alignment == "none"
+    assert shot.require_geometry().zoom == pytest.approx(zoom)
+    assert depth_error(shot, frames, 3) < 0.01
+    assert not list((tmp_path / "shot" / "depth").glob("unplaced*"))
+
+
 # ------------------------------------------------------------------------------------------------ scale
 
 

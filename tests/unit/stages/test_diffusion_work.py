@@ -120,6 +120,37 @@ def test_the_cache_does_not_carry_over_to_another_window_or_tile(shot: Shot, mon
     assert work(done) == (2 * windows * (2 + tiles), 2 * windows)  # cut short: each window's second step
 
 
+def test_a_cache_is_refused_where_ranks_share_a_branch_and_before_any_rank_is_started(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank would decide by its own tokens whether to go on, and one that does waits for the others for ever."""
+
+    def started(job: object, ranks: int, *_: object) -> None:
+        raise AssertionError(f"{ranks} ranks were started")
+
+    monkeypatch.setattr(diffusion_run, "run_parallel", started)
+    options = GenerateOptions(**{**QUICK.to_json(), "guidance": 1.0, "gpus": 2, "cache": "first-block"})
+    with pytest.raises(Ex4dError) as caught:
+        generate(shot, conditioned(shot), "final", Silent(), options=options)
+    assert caught.value.code == "bad_request" and "first-block" in caught.value.message
+    guided = GenerateOptions(**{**options.to_json(), "guidance": 5.0})  # a branch each: nothing is shared
+    with pytest.raises(AssertionError, match="2 ranks"):
+        generate(shot, conditioned(shot), "final", Silent(), options=guided)
+
+
+def test_frames_too_large_for_the_main_memory_are_refused_before_models_are_loaded(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder's memory of a frame of 4096 × 2160 waits there, a hundred gigabytes."""
+    monkeypatch.setattr(diffusion_run.VideoPlan, "host_bytes", lambda *_: 10**15)
+    monkeypatch.setattr(diffusion_run, "run_rank", lambda *_, **__: pytest.fail("the run began"))
+    options = GenerateOptions(**{**QUICK.to_json(), "detail": "full"})
+    with pytest.raises(Ex4dError) as caught:
+        generate(shot, conditioned(shot), "final", Silent(), options=options)
+    assert caught.value.code == "out_of_memory" and "main memory" in caught.value.message
+    assert "931323 GiB" in caught.value.message and "detail" in caught.value.hint
+
+
 def test_options_that_preview_has_no_use_for_are_named(shot: Shot) -> None:
     listener = Listener()
     options = GenerateOptions(tier="16", steps=12, detail="full")

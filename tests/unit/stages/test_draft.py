@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ex4d_engine import bundled_model, cli, doctor
+from ex4d_engine.bundled_model import BUNDLED
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models.own_adapters import keep_adapter
@@ -26,7 +27,7 @@ from ex4d_engine.stages import (
     repeat,
     require_preset,
 )
-from ex4d_engine.stages.diffusion_presets import ADAPTER, BUNDLED
+from ex4d_engine.stages.diffusion_presets import ADAPTER
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
 
