@@ -8,8 +8,9 @@
 
 `runs/adapter/model` is then the folder that ships. A stage that is stopped goes on with --resume, or, where only its
 model files were kept, with --start at them and another --seed, which gives it other clips. A folder with an adapter
-is one whose adapter is trained further. With --clips the drawn clips are kept for the next stage; with --gpus N and
---draw-device base and adapter use several cards, each drawing its clips beside the training.
+is one whose adapter is trained further. With --clips the drawn clips are kept for the next stage; with --gpus N base
+and adapter use several cards. --draw-processes draws beside the training, several clips at a time: without it a fast
+card sees too few of them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def main() -> int:
         const="same",
         metavar="DEVICE",
         help="draw beside the training instead of between its steps; on another card, if one is named",
+    )
+    parser.add_argument(
+        "--draw-processes", type=int, default=0, metavar="N", help="draw with so many processes a card; wants --clips"
     )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="cards that train base or adapter together")
     parser.add_argument("--hole-weight", type=float, default=3.0, help="of what is not shown, in the loss")
@@ -184,6 +188,7 @@ def bundled_job(
         workers=mask_workers() if options.workers is None else options.workers,
         clips=options.clips,
         draw_device=options.draw_device,
+        draw_processes=options.draw_processes,
         resume=options.resume,
     )
 

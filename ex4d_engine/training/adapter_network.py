@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..diffusion.camera_encoder import CameraEncoder
 from ..diffusion.checkpoints import ADAPTER_NAME, LORA_TARGETS, load_adapter, original_lora_name
+from ..diffusion.folder_adapter import folder_adapter
 from ..diffusion.loading import load_component
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError
-from .lora_config import AdapterShape, LoraTraining
+from .lora_config import OWN_ADAPTER, AdapterShape, BaseModel, LoraTraining
 
 
 class AdapterNetwork(nn.Module):
@@ -42,14 +43,14 @@ class AdapterNetwork(nn.Module):
         colour: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """The prediction of ε − x, (B, 16, f, h, w) float32.
+        """The prediction of ε − x, (B, C, f, h, w) float32.
 
         Args:
-            noisy: (B, 16, f, h, w) latents.
+            noisy: (B, C, f, h, w) latents, 16 channels of Wan and 48 of the small model.
             timestep: (B,).
-            condition: (B, 20, f, h, w). text: (B, 512, text_dim).
+            condition: (B, 4 + C, f, h, w). text: (B, 512, text_dim), of the small model (B, 1, text_dim).
             image_embeds: (B, 257, image_dim), None for a base that takes none.
-            colour, mask: (B, 16, f, h, w) what the camera encoder reads.
+            colour, mask: (B, C, f, h, w) what the camera encoder reads.
         """
         rays = self.camera_encoder(colour, mask)
         (prediction,) = self.transformer(
@@ -70,8 +71,25 @@ def load_network(training: LoraTraining, model_folder: Path, dtype: torch.dtype)
         Ex4dError: `model_missing`, `model_invalid`; `bad_request` if the adapter to start from has another rank.
     """
     transformer = load_component(Ex4dTransformer3DModel, model_folder / "transformer", dtype)
-    start = Path(training.model.start_from) if training.model.start_from else None
-    return with_adapter(transformer, training.adapter, training.run.seed, start)
+    return with_adapter(transformer, training.adapter, training.run.seed, start_adapter(training.model, model_folder))
+
+
+def start_adapter(model: BaseModel, model_folder: Path) -> Path | None:
+    """The adapter that training goes on from; None for a fresh one.
+
+    Raises:
+        Ex4dError: `model_missing` if it is to be the model folder's own and there is none.
+    """
+    if model.start_from != OWN_ADAPTER:
+        return Path(model.start_from) if model.start_from else None
+    own = folder_adapter(model_folder)
+    if own is None:
+        raise Ex4dError(
+            "model_missing",
+            f"The model folder {model_folder} has no adapter of its own to start from.",
+            "Leave model.start_from out for a fresh one, or name a file.",
+        )
+    return own
 
 
 def with_adapter(

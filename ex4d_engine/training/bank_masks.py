@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import cv2
 import numpy as np
@@ -59,6 +59,18 @@ class BankMasks:
             raise Ex4dError("bad_request", f"There are no {self.mix!r} masks.", f"Choose one of {', '.join(MIXES)}.")
         if self.per_clip < 1 or self.frames < 1:
             raise Ex4dError("bad_request", "A clip without a mask cannot be trained on.", "Give 1 or more.")
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with its first sitting, as it comes back from JSON.
+
+        Not the raster: they draw alike, and another machine may have another.
+        """
+        return {
+            "masks": self.mix,
+            "masks.frames": self.frames,
+            "masks.per_clip": self.per_clip,
+            "masks.wall_share": self.wall_share,
+        }
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ class MaskDrawer:
         if workers > 0:
             # spawned, as forking a process that uses a graphics card breaks it
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_beside_the_training)
+            self._pool = ProcessPoolExecutor(workers, context, initializer=beside_the_training)
 
     def __enter__(self) -> Self:
         return self
@@ -171,8 +183,8 @@ def drawn(future: Future[list[WindowMask]]) -> list[WindowMask]:
         ) from error
 
 
-def _beside_the_training() -> None:
-    """A worker's life: on one core, after the process that trains, and no longer than it."""
+def beside_the_training() -> None:
+    """The life of a process that a training started: on one core, after the training, and no longer than it."""
     cv2.setNumThreads(1)
     if hasattr(os, "nice"):
         os.nice(_NICE)

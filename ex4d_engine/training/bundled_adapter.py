@@ -14,14 +14,21 @@ from typing import Any
 from torch import Tensor
 
 from ..diffusion.bundled_codec import BundledCodec
-from ..diffusion.loading import folder_adapter
+from ..diffusion.folder_adapter import folder_adapter
 from .adapter_export import adapter_tensors, layer_sizes
 from .adapter_network import AdapterNetwork, trained_parameters, with_adapter
 from .bank_masks import BankMasks
 from .bundled_camera import begin_as_the_base
 from .bundled_conditioning import first_frame_condition, hole_weights, kept_blocks, normalised_latents, ray_latents
 from .bundled_objective import SHEET_NAME, HeldOut, Velocity, flow_loss
-from .bundled_parts import compile_blocks, constant_text, load_transformer, save_model_folder
+from .bundled_parts import (
+    codec_checksum,
+    compile_blocks,
+    constant_text,
+    load_transformer,
+    save_model_folder,
+    weights_checksum,
+)
 from .bundled_run import BundledTraining, new_state
 from .clip_bank import ClipBank, MaskedClips
 from .lora_config import AdapterShape
@@ -80,7 +87,9 @@ class AdapterStage:
             "rank": shape.rank,
             "alpha": shape.alpha,
             "camera_channels": shape.camera_channels,
-            "masks": self._masks.mix,
+            "base": weights_checksum(self._base),
+            "codec": codec_checksum(self._codec),
+            **self._masks.identity(),
         }
 
     def material(self, step: int, frames: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:

@@ -32,6 +32,7 @@ from .bundled_conditioning import (
 from .bundled_objective import SHEET_NAME, HeldOut, Velocity, flow_loss
 from .bundled_parts import (
     TRANSFORMER_SHAPE,
+    codec_checksum,
     compile_blocks,
     constant_text,
     load_transformer,
@@ -89,7 +90,12 @@ class BaseStage:
 
     def identity(self) -> dict[str, Any]:
         shape = {name: list(value) if isinstance(value, tuple) else value for name, value in self._base.shape.items()}
-        return {"stage": "base", "known_share": self._base.known_share, "shape": shape}
+        return {
+            "stage": "base",
+            "known_share": self._base.known_share,
+            "shape": shape,
+            "codec": codec_checksum(self._codec),
+        }
 
     def material(self, step: int, frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B, C, f, h, w), their condition (B, 4 + C, f, h, w), and how much each block counts."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from ..torch_device import torch_device
 from .bundled_codec_losses import CodecLossParts, CodecLossWeights, block_edges, codec_losses, peak_signal_to_noise
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
 from .depth_validation import autocast
+from .folder_swap import new_folder
 from .principal_components import fit_linear_codec
 from .run_progress import check_end, follow, rate_at, share_done
 from .step_timer import StepTimer
@@ -57,6 +58,10 @@ class CodecScore(NamedTuple):
 
 class ClipBank(Protocol):
     """Where clips come from."""
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these clips from others, as it comes back from JSON."""
+        ...
 
     def batch(self, step: int, batch: int, frames: int) -> Tensor:
         """(batch, 3, frames, H, W) float32 in [−1, 1] on the training device; the same step gives the same clips.
@@ -160,17 +165,18 @@ def train_codec(
         )
     prepare_folder(settings.out, need_bytes=_DISK_BYTES)
     device = torch_device(settings.device, with_mps=False)
-    run = new_run(settings, bank, device, start) if not resume else _resumed(settings, checkpoint, device)
+    identity = settings.identity() | bank.identity()
+    run = new_run(settings, bank, device, start) if not resume else _resumed(settings, checkpoint, identity, device)
     reporter.log(
         f"Training {sum(p.numel() for p in run.network.parameters()) / 1e6:.1f} M parameters on {device}, "
         f"{settings.batch} clips of {settings.frames} frames a step" + (f", from step {run.step}." if run.step else ".")
     )
     try:
-        _train(settings, run, device, reporter, bank, held_out, clock)
+        _train(settings, run, identity, device, reporter, bank, held_out, clock)
     except Cancelled:
-        _save(settings, run, bank)
+        _save(settings, run, identity, bank)
         raise
-    return _save(settings, run, bank)
+    return _save(settings, run, identity, bank)
 
 
 def new_run(settings: CodecTraining, bank: ClipBank, device: torch.device, start: Path | None = None) -> RunState:
@@ -193,9 +199,9 @@ def new_run(settings: CodecTraining, bank: ClipBank, device: torch.device, start
     return run
 
 
-def _resumed(settings: CodecTraining, checkpoint: Path, device: torch.device) -> RunState:
+def _resumed(settings: CodecTraining, checkpoint: Path, identity: Mapping[str, Any], device: torch.device) -> RunState:
     run = _blank_run(settings, device)
-    load_checkpoint(checkpoint, run, settings.identity())
+    load_checkpoint(checkpoint, run, identity)
     return run
 
 
@@ -230,6 +236,7 @@ def _blank_run(settings: CodecTraining, device: torch.device) -> RunState:
 def _train(
     settings: CodecTraining,
     run: RunState,
+    identity: Mapping[str, Any],
     device: torch.device,
     reporter: Reporter,
     bank: ClipBank,
@@ -254,7 +261,7 @@ def _train(
         run.seconds = clock() - started
         to_log, to_save = clock() - logged >= settings.log_s, clock() - saved >= settings.checkpoint_s
         if (to_log or to_save) and not torch.isfinite(since[-1]).all():
-            go_back(settings.out / CHECKPOINT_NAME, run, settings.identity(), reporter)
+            go_back(settings.out / CHECKPOINT_NAME, run, identity, reporter)
             pace *= SLOWER
             since.clear()
             logged = clock()
@@ -264,7 +271,7 @@ def _train(
             since.clear()
             logged = clock()
         if to_save:
-            _save(settings, run, bank)
+            _save(settings, run, identity, bank)
             if held_out is not None:
                 reporter.log(_score_line(run, held_out))
             saved = clock()
@@ -336,15 +343,16 @@ def _codec(module: nn.Module) -> BundledCodec:
     return module
 
 
-def _save(settings: CodecTraining, run: RunState, bank: ClipBank) -> Path:
-    save_checkpoint(settings.out / CHECKPOINT_NAME, run, settings.identity())
+def _save(settings: CodecTraining, run: RunState, identity: Mapping[str, Any], bank: ClipBank) -> Path:
+    save_checkpoint(settings.out / CHECKPOINT_NAME, run, identity)
     codec = copy.deepcopy(_codec(run.average))
     measure_latents(codec, bank.batch(run.step, settings.batch, settings.frames))
     folder = settings.out / CODEC_FOLDER
-    folder.mkdir(exist_ok=True)
-    # as `save_pretrained` writes them, but a run that is killed meanwhile leaves whole files
-    save_tensors(folder / SAFETENSORS_WEIGHTS_NAME, codec.half().state_dict(), {"format": "pt"})
-    write_bytes(folder / CONFIG_NAME, codec.to_json_string().encode())
+    # as `save_pretrained` would; both at once, as the configuration has the statistics of these weights' latents
+    with new_folder(folder) as fresh:
+        fresh.mkdir()
+        save_tensors(fresh / SAFETENSORS_WEIGHTS_NAME, codec.half().state_dict(), {"format": "pt"})
+        write_bytes(fresh / CONFIG_NAME, codec.to_json_string().encode())
     return folder
 
 

@@ -17,7 +17,8 @@ import torch
 from diffusers import ModelMixin
 
 from ..diffusion.bundled_codec import BundledCodec
-from ..diffusion.loading import ADAPTER_FILE, ADAPTER_FOLDER, INDEX_FILE, OPTIONAL_COMPONENTS, PROMPT_FILE
+from ..diffusion.folder_adapter import ADAPTER_FILE, ADAPTER_FOLDER
+from ..diffusion.loading import INDEX_FILE, OPTIONAL_COMPONENTS, PROMPT_FILE
 from ..diffusion.scheduler import euler_scheduler
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError

@@ -27,6 +27,7 @@ from .clip_bank import BankSettings, ClipBank, held_out_clips
 from .clip_cache import ClipCache
 from .clip_drawing import preferred_queue
 from .depth_clips import ClipSource
+from .drawing_processes import DrawingProcesses
 from .lora_config import AdapterShape
 
 HELD_OUT_CLIPS: Final = 4
@@ -45,6 +46,7 @@ class BundledJob:
     clips: folder of drawn clips, or None.
     draw_device: where a thread draws clips beside the training: "same" is the training's own device, None draws them
         between the steps.
+    draw_processes: that draw clips ahead into `clips`, for each rank; 0 for none. They imply a thread.
     resume: whether to go on with the run in `training.out`.
     """
 
@@ -59,6 +61,7 @@ class BundledJob:
     workers: int = 0
     clips: Path | None = None
     draw_device: str | None = None
+    draw_processes: int = 0
     resume: bool = False
 
 
@@ -68,6 +71,8 @@ def train_bundled(job: BundledJob, gpus: int, reporter: Reporter) -> list[Path]:
     Raises:
         Ex4dError: as `bundled_run.train_stage` and, of several cards, `parallel_launch.run_parallel`.
     """
+    if job.draw_processes and job.clips is None:
+        raise Ex4dError("bad_request", "Clips that processes draw have to be kept somewhere.", "Give --clips DIR too.")
     if gpus == 1:
         return train_rank(Ranks(0, 1, job.training.device, reporter), job)
     if job.draw_device not in (None, "same"):
@@ -90,14 +95,22 @@ def train_rank(ranks: Ranks, job: BundledJob) -> list[Path]:
     training = dataclasses.replace(job.training, device=device, rank=ranks.rank, world_size=ranks.world_size)
     settings = dataclasses.replace(job.bank, seed=training.own_seed)
     cache = ClipCache(job.clips, settings.drawn_as) if job.clips else None
-    beside = None
-    if job.draw_device is not None:
-        beside = device if job.draw_device == "same" else torch_device(job.draw_device, with_mps=False)
+    beside = device if job.draw_processes else None
+    if job.draw_device not in (None, "same"):
+        beside = torch_device(job.draw_device, with_mps=False)
+    elif job.draw_device == "same":
+        beside = device
     with contextlib.ExitStack() as stack:
         masks = None
         if job.stage == "adapter":
             masks = stack.enter_context(MaskDrawer(job.masks, -(-job.workers // ranks.world_size)))
-        bank = ClipBank(settings, job.source, device, masks, cache, beside=beside, compiled=training.compiled)
+        ahead = None
+        if job.draw_processes and job.clips is not None:
+            ahead = DrawingProcesses(settings, job.source, [str(beside)], job.clips, job.draw_processes)
+            stack.enter_context(ahead)
+        bank = ClipBank(
+            settings, job.source, device, masks, cache, beside=beside, ahead=ahead, compiled=training.compiled
+        )
         held_out = held_out_clips(job.source, HELD_OUT_CLIPS, max(training.frames), settings.sizes[0], device, masks)
         codec = load_codec(job.start, device)
         trained: BaseStage | AdapterStage

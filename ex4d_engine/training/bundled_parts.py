@@ -3,26 +3,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import hashlib
+import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion.bundled_codec import BundledCodec
 from ..diffusion.loading import load_component
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError
-from ..files import explain_os_error
 from .bundled_folder import write_bundled_folder
+from .folder_swap import new_folder
 
 MODEL_FOLDER: Final = "model"
 _COMPILED_SHAPES: Final = 32
+_CHECKSUM_DIGITS: Final = 16
 _COPIED: Final = 0.7
 """Scale of a fresh transformer's output layer: with the norm before it, 0.85 of the noisy input comes out."""
 TRANSFORMER_SHAPE: Final[dict[str, Any]] = {
@@ -125,27 +126,25 @@ def save_model_folder(
     Raises:
         Ex4dError: as `write_bundled_folder`; the folder before is then still there.
     """
-    folder, fresh, old = out / MODEL_FOLDER, out / f".{MODEL_FOLDER}.new", out / f".{MODEL_FOLDER}.old"
-    try:
-        _put_back(old, folder)  # of a run that was ended between the two renames below
-        for left_over in (fresh, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        text = constant_text(transformer).cpu()
-        codec, transformer = copy.deepcopy(codec).cpu(), copy.deepcopy(transformer).cpu()
+    folder = out / MODEL_FOLDER
+    text = constant_text(transformer).cpu()
+    codec, transformer = copy.deepcopy(codec).cpu(), copy.deepcopy(transformer).cpu()
+    with new_folder(folder) as fresh:
         write_bundled_folder(fresh, codec, transformer, adapter, text)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
-    finally:
-        with contextlib.suppress(OSError):  # it must not hide the first one
-            _put_back(old, folder)
-        for left_over in (fresh, old) if folder.exists() else (fresh,):
-            shutil.rmtree(left_over, ignore_errors=True)
     return folder
 
 
-def _put_back(old: Path, folder: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.rename(folder)
+def weights_checksum(model: nn.Module) -> str:
+    """Tells a model's weights from others, wherever and in whatever precision that holds them they lie."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode("utf-8"))
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:_CHECKSUM_DIGITS]
+
+
+def codec_checksum(codec: BundledCodec) -> str:
+    """Tells a codec's latents from another's: its weights, and the statistics that latents are normalised by."""
+    config = codec.config
+    parts = [weights_checksum(codec), [*config.latents_mean], [*config.latents_std]]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()[:_CHECKSUM_DIGITS]

@@ -159,7 +159,7 @@ def train_stage(
         )
     if settings.rank == 0:
         prepare_folder(settings.out, need_bytes=_DISK_BYTES)
-    run, identity = stage.run, settings.identity() | stage.identity()
+    run, identity = stage.run, _identity(settings, stage, bank)
     if resume:
         load_checkpoint(checkpoint, run, identity)
     share_weights([run.network, run.average], settings.world_size)
@@ -183,6 +183,17 @@ def train_stage(
     reporter.log(f"step {run.step}: held-out loss {stage.held_out():.4f}")
     reporter.preview(stage.write_sheet())
     return written
+
+
+def _identity(settings: BundledTraining, stage: Stage, bank: ClipBank) -> dict[str, Any]:
+    """What the run must have in common with the checkpoint, which is the first rank's.
+
+    Each rank's bank has a seed of its own; the others' follow from the first one's.
+    """
+    of_bank = bank.identity()
+    if settings.rank > 0:
+        del of_bank["bank.seed"]
+    return settings.identity() | of_bank | stage.identity()
 
 
 def _train(

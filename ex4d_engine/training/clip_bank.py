@@ -7,12 +7,13 @@ come in, and once the bank is full the oldest leave.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from .depth_clips import HELD_OUT_SEED, ClipSource, drawn_looks
 
 if TYPE_CHECKING:
     from .clip_cache import ClipCache
+    from .drawing_processes import DrawingProcesses
 
 PictureSize = tuple[int, int]
 SIZES: Final[tuple[PictureSize, ...]] = ((192, 336), (336, 192), (256, 256), (208, 304), (304, 208))
@@ -72,6 +74,11 @@ class BankSettings:
             )
         if not 0 < self.draw_share <= 1 or not 0 <= self.margin <= 1:
             raise _refused(f"draw_share {self.draw_share} and margin {self.margin}", "shares up to 1")
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with its first sitting, as it comes back from JSON."""
+        values = dataclasses.asdict(self) | {"sizes": [list(size) for size in self.sizes]}
+        return {f"bank.{name}": value for name, value in values.items()}
 
     def size_of(self, number: int) -> PictureSize:
         """(height, width) of the steps that the group of that number is for."""
@@ -130,6 +137,7 @@ class ClipBank:
         cache: where drawn clips are kept for later runs of the same settings; None for nowhere.
         beside: where a thread draws while steps are made, the first of which then wait for a group of each size
             alone; None to draw between the steps.
+        ahead: processes that draw into the cache what the thread then takes from it; None for none.
         compiled: whether torch compiles how batches are made.
         clock: seconds.
     """
@@ -143,6 +151,7 @@ class ClipBank:
         cache: ClipCache | None = None,
         *,
         beside: torch.device | None = None,
+        ahead: DrawingProcesses | None = None,
         compiled: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -150,7 +159,7 @@ class ClipBank:
         self._device, self._masks, self._clock = device, masks, clock
         self._viewer = Viewer(compiled=compiled)
         self._drawer = GroupDrawer(
-            settings, source, beside or device, masks, cache, beside=beside is not None, clock=clock
+            settings, source, beside or device, masks, cache, beside=beside is not None, ahead=ahead, clock=clock
         )
         self._stores: dict[PictureSize, _Store] = {}
         self._groups: deque[int] = deque()
@@ -171,6 +180,10 @@ class ClipBank:
         if self._filled_at is None:
             return 0.0
         return self._drawing / max(self._clock() - self._filled_at, 1e-9)
+
+    def identity(self) -> dict[str, Any]:
+        """See `BankSettings.identity`."""
+        return self.settings.identity()
 
     def batch(self, step: int, batch: int, frames: int) -> Tensor:
         """A step's clips, (B, 3, F, H, W) float32 in [−1, 1], all of one size.

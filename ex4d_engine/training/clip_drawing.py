@@ -19,8 +19,9 @@ from .bank_masks import MaskDrawer, WindowMask, drawn
 from .depth_clips import HELD_OUT_SEED, ClipSource
 
 if TYPE_CHECKING:
-    from .clip_bank import BankSettings, PictureSize
+    from .clip_bank import BankSettings
     from .clip_cache import ClipCache
+    from .drawing_processes import DrawingProcesses
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class GroupDrawer:
         masks: draws masks for the clips; None for none.
         cache: where drawn clips are kept; None for nowhere.
         beside: whether a thread draws while the caller goes on. On a graphics card it has a queue of its own there.
+        ahead: processes that draw into the cache, where the group is then taken from; None for none.
         clock: seconds.
     """
 
@@ -72,10 +74,11 @@ class GroupDrawer:
         cache: ClipCache | None,
         *,
         beside: bool = False,
+        ahead: DrawingProcesses | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._settings, self._source, self._device = settings, source, device
-        self._masks, self._cache, self._clock = masks, cache, clock
+        self._masks, self._cache, self._ahead, self._clock = masks, cache, ahead, clock
         self._thread = ThreadPoolExecutor(1, "clip drawing") if beside else None
         self._queue: torch.cuda.Stream | None = None
         self._coming: Future[DrawnGroup] | None = None
@@ -92,6 +95,8 @@ class GroupDrawer:
 
     def begin(self, number: int) -> None:
         """Begins the group of that number; the one before has been taken."""
+        if self._ahead is not None:
+            self._ahead.want(number)
         if self._thread is not None:
             self._coming = self._thread.submit(self._draw, number)
             return
@@ -106,18 +111,21 @@ class GroupDrawer:
         return group
 
     def _draw(self, number: int) -> DrawnGroup:
-        settings = self._settings
-        size = settings.size_of(number)
-        seed = (settings.seed * 7_368_787 + number * settings.group) % HELD_OUT_SEED
+        if self._ahead is not None:
+            self._ahead.wait(number)
         started = self._clock()
         with self._own_queue():
-            images, depth, intrinsics = self._clips(seed, size)
+            wants_depth = self._masks is not None
+            images, depth, intrinsics = group_clips(
+                self._settings, self._source, number, self._device, self._cache, wants_depth=wants_depth
+            )
             masks = []
             if self._masks is not None:
+                seed = group_seed(self._settings, number)
                 frames = images.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
                 masks = [
                     self._masks.submit(seed + clip, frames[clip], depth[clip], intrinsics[clip])
-                    for clip in range(settings.group)
+                    for clip in range(self._settings.group)
                 ]
         return DrawnGroup(images, masks, self._clock() - started)
 
@@ -133,23 +141,42 @@ class GroupDrawer:
             yield
             self._queue.synchronize()
 
-    def _clips(self, seed: int, size: PictureSize) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float64]]:
-        """Images (N, 3, F, H, W) uint8 on the device, depth (N, F, H, W), intrinsics (N, F, 3, 3)."""
-        settings = self._settings
-        if self._cache is not None and (kept := self._cache.load(seed, size)) is not None:
-            images, kept_depth, intrinsics = kept
-            return images.to(self._device), kept_depth, intrinsics
-        clips = self._source(seed, settings.group, settings.clip_frames, *settings.stored_size(size), self._device)
-        images = torch.nan_to_num(clips.images).clamp(0, 1).mul(255).round().to(torch.uint8).transpose(1, 2)
-        images = images.contiguous()
-        if self._masks is None and self._cache is None:
-            return images, np.empty(0, np.float32), np.empty(0, np.float64)
-        # rounded as the cache keeps it, so that masks do not depend on whether there is one
-        depth = clips.depth.half().float().cpu().numpy()
-        intrinsics = clips.intrinsics.double().cpu().numpy()
-        if self._cache is not None:
-            self._cache.save(seed, size, images, depth, intrinsics)
-        return images, depth, intrinsics
+
+def group_seed(settings: BankSettings, number: int) -> int:
+    """Of the first clip of a bank's group of that number; those of its other clips follow."""
+    return (settings.seed * 7_368_787 + number * settings.group) % HELD_OUT_SEED
+
+
+def group_clips(
+    settings: BankSettings,
+    source: ClipSource,
+    number: int,
+    device: torch.device,
+    cache: ClipCache | None,
+    *,
+    wants_depth: bool = True,
+) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float64]]:
+    """The clips of a bank's group of that number, from the cache, or drawn and kept there.
+
+    Returns:
+        Images (N, 3, F, H, W) uint8 on the device, depth (N, F, H, W), intrinsics (N, F, 3, 3); the two may be empty
+        where they are not wanted.
+    """
+    seed, size = group_seed(settings, number), settings.size_of(number)
+    if cache is not None and (kept := cache.load(seed, size)) is not None:
+        images, kept_depth, intrinsics = kept
+        return images.to(device), kept_depth, intrinsics
+    clips = source(seed, settings.group, settings.clip_frames, *settings.stored_size(size), device)
+    images = torch.nan_to_num(clips.images).clamp(0, 1).mul(255).round().to(torch.uint8).transpose(1, 2)
+    images = images.contiguous()
+    if not wants_depth and cache is None:
+        return images, np.empty(0, np.float32), np.empty(0, np.float64)
+    # rounded as the cache keeps it, so that masks do not depend on whether there is one
+    depth = clips.depth.half().float().cpu().numpy()
+    intrinsics = clips.intrinsics.double().cpu().numpy()
+    if cache is not None:
+        cache.save(seed, size, images, depth, intrinsics)
+    return images, depth, intrinsics
 
 
 def preferred_queue(device: torch.device) -> None:

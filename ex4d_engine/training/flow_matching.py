@@ -60,5 +60,5 @@ def noised(target: Tensor, noise: Tensor, sigma: float) -> Tensor:
 
 
 def velocity_error(predicted: Tensor, target: Tensor, noise: Tensor) -> Tensor:
-    """(B,) float32: each sample's mean squared distance from ε − x. All arguments (B, 16, f, h, w)."""
+    """(B,) float32: each sample's mean squared distance from ε − x. All arguments (B, C, f, h, w)."""
     return (predicted.float() - (noise - target).float()).square().flatten(1).mean(1)

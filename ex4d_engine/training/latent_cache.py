@@ -23,7 +23,16 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 
 from ..diffusion import preprocess
-from ..diffusion.loading import autoencoder_class, check_model_folder, folder_shift, load_component
+from ..diffusion.loading import (
+    PROMPT_FILE,
+    autoencoder_class,
+    check_model_folder,
+    constant_prompt,
+    folder_components,
+    folder_shift,
+    has_constant_prompt,
+    load_component,
+)
 from ..diffusion.pipeline import TEXT_TOKENS, Ex4dPipeline
 from ..diffusion.runtime import PROMPT, embed_texts
 from ..diffusion.scheduler import euler_scheduler
@@ -64,10 +73,11 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """Files of one window's latents and of its text."""
+    """Files of one window's latents and of its text, which is padded to `text_tokens` rows."""
 
     latents: Path
     text: Path
+    text_tokens: int = TEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -91,15 +101,15 @@ class CachedData:
 class TrainingTensors:
     """One window with one of its masks, on the CPU.
 
-    target: (1, 16, f, h, w) latents of the window.
-    condition: (1, 20, f, h, w), image_embeds: (1, 257, image_dim): its first frame, see `Conditioning`.
-    colour, mask: (1, 16, f, h, w) what the camera encoder reads.
-    text: (1, 512, text_dim).
+    target: (1, C, f, h, w) latents of the window, 16 channels of Wan and 48 of the small model.
+    condition: (1, 4 + C, f, h, w), image_embeds: (1, 257, image_dim) or None: its first frame, see `Conditioning`.
+    colour, mask: (1, C, f, h, w) what the camera encoder reads.
+    text: (1, text_tokens, text_dim).
     """
 
     target: Tensor
     condition: Tensor
-    image_embeds: Tensor
+    image_embeds: Tensor | None
     colour: Tensor
     mask: Tensor
     text: Tensor
@@ -114,10 +124,11 @@ def read_sample(sample: Sample, mask: int) -> TrainingTensors:
     try:
         kept = {name: value.float()[None] for name, value in load_file(sample.latents).items()}
         text = load_file(sample.text)["text"].float()[None]
-        text = torch.nn.functional.pad(text, (0, 0, 0, TEXT_TOKENS - text.shape[1]))
-        names = ("target", "condition", "image_embeds", f"colour_{mask}", f"mask_{mask}")
-        target, condition, image_embeds, colour, rendered_mask = (kept[name] for name in names)
-        return TrainingTensors(target, condition, image_embeds, colour, rendered_mask, text)
+        text = torch.nn.functional.pad(text, (0, 0, 0, sample.text_tokens - text.shape[1]))
+        target, condition, colour, rendered_mask = (
+            kept[name] for name in ("target", "condition", f"colour_{mask}", f"mask_{mask}")
+        )
+        return TrainingTensors(target, condition, kept.get("image_embeds"), colour, rendered_mask, text)
     except (SafetensorError, OSError, KeyError) as error:
         raise Ex4dError(
             "model_invalid",
@@ -164,9 +175,8 @@ def build_cache(
     maker.release()
     reporter.progress("cache clips", len(found), len(found))
     require_windows([window for window, _ in made], training.run.validation_clips)
-    prompts = [window.prompt or training.data.prompt or PROMPT for window, _ in made]
-    texts = _cached_texts(prompts, model_folder, cache / TEXT_FOLDER, device, reporter)
-    samples = [Sample(path, texts[prompt]) for (_, path), prompt in zip(made, prompts, strict=True)]
+    texts = _texts(training, [window for window, _ in made], model_folder, cache / TEXT_FOLDER, device, reporter)
+    samples = [Sample(path, text, texts.tokens) for (_, path), text in zip(made, texts.files, strict=True)]
     first_held_out = len(samples) - training.run.validation_clips
     return CachedData(
         training=tuple(samples[:first_held_out]),
@@ -186,7 +196,8 @@ class _Maker:
         self._count, self._seed = training.data.masks_per_clip, training.run.seed
         self._masks, self._device = masks, device
         self._folder, self._cache = folder, cache
-        self._made_by = (FORMAT, masks.version, self._count, self._seed, fingerprint(folder, "vae", "image_encoder"))
+        encoders = [name for name in ("vae", "image_encoder") if name in folder_components(folder)]
+        self._made_by = (FORMAT, masks.version, self._count, self._seed, fingerprint(folder, *encoders))
         self._encoders: Ex4dPipeline | None = None
 
     def latents(self, window: TrainingWindow, reporter: Reporter) -> Path:
@@ -218,17 +229,18 @@ class _Maker:
 
 
 def load_encoders(folder: Path, device: torch.device) -> Ex4dPipeline:
-    """A model folder's autoencoder and CLIP in the pipeline that uses them, without a denoiser.
+    """A model folder's autoencoder and CLIP, if it has one, in the pipeline that uses them, without a denoiser.
 
     Raises:
         Ex4dError: `model_invalid`.
     """
+    has_clip = "image_encoder" in folder_components(folder)
     pipeline = Ex4dPipeline(
         tokenizer=None,
         text_encoder=None,
         vae=load_component(autoencoder_class(folder), folder / "vae", torch.float32),
         scheduler=euler_scheduler(folder_shift(folder)),
-        image_encoder=load_component(CLIPVisionModel, folder / "image_encoder", torch.float32),
+        image_encoder=load_component(CLIPVisionModel, folder / "image_encoder", torch.float32) if has_clip else None,
     )
     return pipeline.to(device)
 
@@ -271,6 +283,39 @@ def _ends(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - _END_BYTES))
         digest.update(file.read(_END_BYTES))
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The file of each window's text, in order, and how many rows the transformer is given of it."""
+
+    files: list[Path]
+    tokens: int
+
+
+def _texts(
+    training: LoraTraining,
+    windows: Sequence[TrainingWindow],
+    folder: Path,
+    cache: Path,
+    device: torch.device,
+    reporter: Reporter,
+) -> _Texts:
+    """The windows' texts; a model that knows one embedding only is given that, whatever they say."""
+    if not has_constant_prompt(folder):
+        prompts = [window.prompt or training.data.prompt or PROMPT for window in windows]
+        files = _cached_texts(prompts, folder, cache, device, reporter)
+        return _Texts([files[prompt] for prompt in prompts], TEXT_TOKENS)
+    unused = ["data.prompt"] if training.data.prompt else []
+    unused += ["captions"] if any(window.prompt for window in windows) else []
+    if unused:
+        reporter.log(f"{folder.name} knows no text: it has no use for {' and '.join(unused)}.")
+    embeds = constant_prompt(folder)
+    file = cache / f"{digest_of(FORMAT, _ends(folder / PROMPT_FILE))}.safetensors"
+    if not _is_readable(file):
+        cache.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, {"text": embeds[0]})
+    return _Texts([file] * len(windows), embeds.shape[1])
 
 
 def _cached_texts(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ _AHEAD: Final = 2  # micro-batches that wait in memory
 class MicroBatch:
     """B samples as the network takes them, float32.
 
-    noisy, target, noise: (B, 16, f, h, w). timestep, weight: (B,). The others as of `AdapterNetwork.forward`.
+    noisy, target, noise: (B, C, f, h, w). timestep, weight: (B,). The others as of `AdapterNetwork.forward`.
     """
 
     noisy: Tensor
@@ -33,13 +34,16 @@ class MicroBatch:
     timestep: Tensor
     weight: Tensor
     condition: Tensor
-    image_embeds: Tensor
+    image_embeds: Tensor | None
     text: Tensor
     colour: Tensor
     mask: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(*(value.to(device, non_blocking=True) for value in self.__dict__.values()))
+        tensors = {name: value for name, value in self.__dict__.items() if value is not None}
+        return dataclasses.replace(
+            self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class BatchSource:
 def stacked(samples: list[tuple[TrainingTensors, Tensor, NoiseLevel]]) -> MicroBatch:
     """Samples of windows, their noise and its level as one micro-batch."""
     tensors = [sample for sample, _, _ in samples]
+    image_embeds = [sample.image_embeds for sample in tensors if sample.image_embeds is not None]
     return MicroBatch(
         noisy=torch.cat([noised(sample.target, noise, level.sigma) for sample, noise, level in samples]),
         target=torch.cat([sample.target for sample in tensors]),
@@ -116,7 +121,7 @@ def stacked(samples: list[tuple[TrainingTensors, Tensor, NoiseLevel]]) -> MicroB
         timestep=torch.tensor([level.timestep for _, _, level in samples]),
         weight=torch.tensor([level.weight for _, _, level in samples]),
         condition=torch.cat([sample.condition for sample in tensors]),
-        image_embeds=torch.cat([sample.image_embeds for sample in tensors]),
+        image_embeds=torch.cat(image_embeds) if image_embeds else None,
         text=torch.cat([sample.text for sample in tensors]),
         colour=torch.cat([sample.colour for sample in tensors]),
         mask=torch.cat([sample.mask for sample in tensors]),

@@ -15,6 +15,9 @@ from ..diffusion.checkpoints import LORA_TARGETS
 from ..errors import Ex4dError
 from ..files import explain_os_error
 
+OWN_ADAPTER: Final = "own"
+"""As `model.start_from`: the adapter that lies in the model's folder."""
+
 Section = TypeVar("Section")
 
 
@@ -30,9 +33,11 @@ def _choice(*choices: str) -> Any:
 class BaseModel:
     """[model]: what the adapter is for.
 
-    name: of an installed model, see `ex4d models list`; used where `folder` is empty.
+    name: of an installed model, see `ex4d models list`, or of the small one that comes with the engine, "ex4d-draft";
+        used where `folder` is empty.
     folder: a model folder in diffusers' layout.
-    start_from: an EX-4D adapter file to go on from; empty for a fresh adapter.
+    start_from: an EX-4D adapter file to go on from, or "own" for the one in the model's folder; empty for a fresh
+        adapter.
     """
 
     name: str = "wan2.1-i2v-14b-480p"
@@ -236,8 +241,11 @@ def parse_config(document: Mapping[str, Any], folder: Path) -> LoraTraining:
     def absolute(text: str) -> str:
         return str((folder / Path(text).expanduser()).absolute()) if text else ""
 
+    start = training.model.start_from
     model = dataclasses.replace(
-        training.model, folder=absolute(training.model.folder), start_from=absolute(training.model.start_from)
+        training.model,
+        folder=absolute(training.model.folder),
+        start_from=start if start == OWN_ADAPTER else absolute(start),
     )
     return dataclasses.replace(
         training, model=model, data=dataclasses.replace(training.data, clips=absolute(training.data.clips))

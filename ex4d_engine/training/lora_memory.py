@@ -20,6 +20,8 @@ _MOST_ON_CPU: Final = 2e9
 _BLOCK_WIDTHS: Final = 45
 """Values a token that a block at work remembers for its backward pass, in widths of the transformer."""
 _WORKSPACE_GIB: Final = 1.0
+_PROCESS_GIB: Final = 1.0
+"""What else lies in main memory where that is the device's: the libraries, and what validation takes."""
 
 
 def training_need_gib(training: LoraTraining, size: TransformerSize, ranks: int, bytes_per_value: int) -> float:
@@ -54,18 +56,19 @@ def check_machine(training: LoraTraining, model_folder: Path, device: torch.devi
         Ex4dError: `out_of_memory` if the machine cannot do it, with what it would take.
     """
     size = transformer_size(model_folder)
-    billions = f"{size.parameters / 1e9:.1f} billion parameters"
+    millions = size.parameters / 1e6
+    parameters = f"{millions / 1e3:.1f} billion parameters" if millions >= 1e3 else f"{millions:.0f} million parameters"
     if device.type != "cuda":
         if size.parameters > _MOST_ON_CPU:
             need = training_need_gib(training, size, 1, 2)
             raise Ex4dError(
                 "out_of_memory",
-                f"{model_folder.name} has {billions}: training it takes a graphics card with about {need:.0f} GiB, "
+                f"{model_folder.name} has {parameters}: training it takes a graphics card with about {need:.0f} GiB, "
                 "and there is none here.",
                 "Train on a machine that has one, or choose a small model.",
             )
         free = psutil.virtual_memory().available / GIB
-        need = training_need_gib(training, size, 1, 4)
+        need = training_need_gib(training, size, 1, 4) + _PROCESS_GIB
     else:
         free = torch.cuda.mem_get_info(device)[0] / GIB
         need = training_need_gib(training, size, ranks, 2)
@@ -79,7 +82,7 @@ def check_machine(training: LoraTraining, model_folder: Path, device: torch.devi
             hints.append("more graphics cards (--gpus)")
         raise Ex4dError(
             "out_of_memory",
-            f"Training {model_folder.name} ({billions}) so takes about {need:.1f} GiB of {device}, "
+            f"Training {model_folder.name} ({parameters}) so takes about {need:.1f} GiB of {device}, "
             f"which has {free:.1f} GiB free.",
             f"Choose {', '.join(hints[:-1])} or {hints[-1]}.",
         )

@@ -13,6 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock, Timeout
 from transformers.utils import logging as transformers_logging
 
+from ..bundled_model import BUNDLED, bundled_folder, has_bundled_model
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
 from ..errors import Ex4dError
@@ -20,6 +21,7 @@ from ..files import prepare_folder
 from ..models import store
 from ..progress import Reporter
 from ..torch_device import torch_device
+from .adapter_network import start_adapter
 from .clip_folder import Skips
 from .latent_cache import MaskSource, build_cache
 from .lora_checkpoint import checkpoint_files, require_settings
@@ -65,6 +67,7 @@ def train_lora(
     where = torch_device(device, with_mps=False)
     model_folder = model_folder_of(training)
     need = check_machine(training, model_folder, where, gpus)
+    start_adapter(training.model, model_folder)  # before hours of encoding for what is not there
     job_masks = masks or MixedMasks(training.masks)
     prepare_folder(out)
     for library in (diffusers_logging, transformers_logging):
@@ -118,6 +121,14 @@ def model_folder_of(training: LoraTraining) -> Path:
     """
     if training.model.folder:
         return Path(training.model.folder)
+    if training.model.name == BUNDLED:
+        if not has_bundled_model():
+            raise Ex4dError(
+                "model_missing",
+                "The small model that comes with the engine is not installed: this version ships without it.",
+                "Name another model with model.name or model.folder.",
+            )
+        return bundled_folder()
     folder = store.find(training.model.name)
     if not folder.is_dir():
         raise Ex4dError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,7 @@ def validation_loss(network: nn.Module, data: CachedData, device: torch.device, 
 
 
 def predicted(network: nn.Module, batch: MicroBatch) -> Tensor:
-    """The network's prediction of ε − x for a micro-batch, (B, 16, f, h, w) float32."""
+    """The network's prediction of ε − x for a micro-batch, (B, C, f, h, w) float32."""
     prediction: Tensor = network(
         batch.noisy, batch.timestep, batch.condition, batch.image_embeds, batch.text, batch.colour, batch.mask
     )
@@ -55,7 +56,7 @@ def predicted(network: nn.Module, batch: MicroBatch) -> Tensor:
 def generated_latents(
     network: nn.Module, data: CachedData, number: int, steps: int, device: torch.device, reporter: Reporter
 ) -> Tensor:
-    """Latents (1, 16, f, h, w) of a validation window made from noise, without guidance; every rank takes part."""
+    """Latents (1, C, f, h, w) of a validation window made from noise, without guidance; every rank takes part."""
     tensors = _on(read_sample(data.validation[number], 0), device)
     scheduler = euler_scheduler(data.shift)
     latents = torch.randn(tensors.target.shape, generator=seeded("validation clip", number)).to(device)
@@ -95,4 +96,5 @@ def side_by_side(
 
 
 def _on(tensors: TrainingTensors, device: torch.device) -> TrainingTensors:
-    return TrainingTensors(*(value.to(device) for value in tensors.__dict__.values()))
+    there = {name: value for name, value in tensors.__dict__.items() if value is not None}
+    return dataclasses.replace(tensors, **{name: value.to(device) for name, value in there.items()})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ex4d_engine.diffusion.bundled_codec import BLOCK_VALUES, BundledCodec, bloc
 from ex4d_engine.diffusion.loading import load_component
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
+from ex4d_engine.training import bundled_codec_training
 from ex4d_engine.training.bundled_codec_losses import CodecLossWeights, block_edges, codec_losses, peak_signal_to_noise
 from ex4d_engine.training.bundled_codec_training import (
     CHECKPOINT_NAME,
@@ -38,6 +40,12 @@ SMALL: dict[str, Any] = {
 
 class DriftingWaves:
     """Clips of a colour wave that drifts, drawn from the step's number alone."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    def identity(self) -> dict[str, Any]:
+        return {"bank.seed": self._seed}
 
     def batch(self, step: int, batch: int, frames: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
@@ -155,8 +163,10 @@ def test_a_folder_in_use_and_another_run_are_refused(tmp_path: Path) -> None:
     attempts: list[Callable[[], Path]] = [
         lambda: train_codec(run(tmp_path, steps=1), DriftingWaves(), Silent()),
         lambda: train_codec(run(tmp_path, seed=3, batch=1), DriftingWaves(), Silent(), resume=True),
+        lambda: train_codec(run(tmp_path, steps=1), DriftingWaves(seed=5), Silent(), resume=True),
     ]
-    for attempt, said in zip(attempts, ("--resume", r"batch \(2, not 1\), seed \(0, not 3\)"), strict=True):
+    messages = ("--resume", r"batch \(2, not 1\), seed \(0, not 3\)", r"bank.seed \(0, not 5\)")
+    for attempt, said in zip(attempts, messages, strict=True):
         with pytest.raises(Ex4dError, match=said) as caught:
             attempt()
         assert caught.value.code == "bad_request"
@@ -202,6 +212,25 @@ def test_a_run_can_start_from_a_codec_alone(tmp_path: Path) -> None:
     with pytest.raises(Ex4dError) as caught:
         train_codec(run(tmp_path / "third", decoder_blocks=2), DriftingWaves(), Silent(), start=first)
     assert caught.value.code == "bad_request"
+
+
+def test_weights_and_their_statistics_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New weights beside the old configuration would be another codec, whose latents are off."""
+    settings = run(tmp_path, steps=3)
+    folder = train_codec(settings, DriftingWaves(), Silent())
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise Ex4dError("disk_full", "The disk is full.")
+
+    monkeypatch.setattr(bundled_codec_training, "write_bytes", full)
+    with pytest.raises(Ex4dError, match="disk is full"):
+        train_codec(dataclasses.replace(settings, steps=6), DriftingWaves(), Silent(), resume=True)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.undo()
+    train_codec(dataclasses.replace(settings, steps=6), DriftingWaves(), Silent(), resume=True)
+    assert all(path.read_bytes() != content for path, content in before.items())
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_NAME, CODEC_FOLDER}
 
 
 def test_a_codec_that_diverged_goes_back_to_its_checkpoint(tmp_path: Path) -> None:

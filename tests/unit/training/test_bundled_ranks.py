@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from ex4d_engine.diffusion.loading import folder_adapter
+from ex4d_engine.diffusion.folder_adapter import folder_adapter
 from ex4d_engine.diffusion.parallel_launch import run_parallel
 from ex4d_engine.diffusion.ranks import ParallelJob, Ranks
 from ex4d_engine.errors import Ex4dError
@@ -60,6 +61,10 @@ def test_a_stage_runs_on_two_ranks_with_mask_drawers_of_their_own(tmp_path: Path
     load_transformer(model)
     assert folder_adapter(model) is not None
     assert "on 2 × cpu, 2 clips a step" in "".join(lines)
+    # each rank's bank has a seed of its own, and the checkpoint is the first one's
+    more = dataclasses.replace(job, training=dataclasses.replace(training, steps=3), resume=True)
+    train_bundled(more, 2, Watch())
+    assert "from step 2" in "".join(lines)
 
 
 def test_several_cards_draw_on_their_own(tmp_path: Path) -> None:

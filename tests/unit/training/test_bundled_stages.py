@@ -6,6 +6,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ import cv2
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ex4d_engine import tensor_saving
 from ex4d_engine.diffusion.checkpoints import load_adapter
-from ex4d_engine.diffusion.loading import folder_adapter, load_pipeline
+from ex4d_engine.diffusion.folder_adapter import folder_adapter
+from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
 from ex4d_engine.training import bundled_parts
@@ -49,8 +53,8 @@ def settings(out: Path, **changes: Any) -> BundledTraining:
     return BundledTraining(out, CPU, **(given | changes))
 
 
-def base(training: BundledTraining, start: Path) -> tuple[Stage, ClipBank]:
-    bank = ClipBank(small_bank(), small_clips, CPU)
+def base(training: BundledTraining, start: Path, **of_bank: Any) -> tuple[Stage, ClipBank]:
+    bank = ClipBank(small_bank(**of_bank), small_clips, CPU)
     held_out = held_out_clips(small_clips, 2, 5, SIZES[0], CPU, None)
     known = start if (start / "transformer").exists() else None
     return BaseStage(training, BaseSettings(shape=SHAPE), load_codec(start, CPU), bank, held_out, known), bank
@@ -167,6 +171,77 @@ def test_a_run_goes_on_with_the_masks_it_began_with(trained_base: Path, tmp_path
     others = functools.partial(adapter, kind=dataclasses.replace(MASKS, mix="both"))
     with pytest.raises(Ex4dError, match=r"another masks \('tracking', not 'both'\)"):
         train(others, training, trained_base, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 1}, r"bank\.seed \(0, not 1\)"),
+        ({"sizes": SIZES[::-1]}, r"bank\.sizes \(\[\[32, 48\], \[48, 32\]\], not \[\[48, 32\], \[32, 48\]\]\)"),
+        ({"clip_frames": 8, "margin": 0.5}, r"bank\.clip_frames \(7, not 8\), bank\.margin \(0\.25, not 0\.5\)"),
+        ({"most": 8, "refresh_every": 3}, r"bank\.most \(6, not 8\), bank\.refresh_every \(2, not 3\)"),
+    ],
+)
+def test_a_run_goes_on_with_the_clips_it_began_with(
+    changed: dict[str, Any], difference: str, trained_base: Path, tmp_path: Path
+) -> None:
+    training = settings(tmp_path / "run")
+    train(base, training, trained_base)
+    train(base, training, trained_base, resume=True)
+    with pytest.raises(Ex4dError, match=f"another {difference}") as caught:
+        train(functools.partial(base, **changed), training, trained_base, resume=True)
+    assert caught.value.code == "bad_request"
+
+
+def test_a_run_goes_on_with_as_many_masks_of_the_same_kind(trained_base: Path, tmp_path: Path) -> None:
+    training = settings(tmp_path / "run")
+    train(adapter, training, trained_base)
+    others = functools.partial(adapter, kind=dataclasses.replace(MASKS, per_clip=2, wall_share=0.5))
+    with pytest.raises(Ex4dError, match=r"another masks\.per_clip \(1, not 2\), masks\.wall_share"):
+        train(others, training, trained_base, resume=True)
+
+
+def test_an_adapter_goes_on_over_the_base_it_began_with(trained_base: Path, tmp_path: Path) -> None:
+    training = settings(tmp_path / "run")
+    model = train(adapter, training, trained_base)
+    train(adapter, training, model, resume=True)  # the same weights, written once more
+    other = Path(shutil.copytree(trained_base, tmp_path / "other"))
+    file = next(other.glob("transformer/*.safetensors"))
+    tensors = load_file(file)
+    tensors["blocks.1.ffn.net.2.bias"][3] += 0.5
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(Ex4dError, match=r"another base \('[0-9a-f]+', not '[0-9a-f]+'\)") as caught:
+        train(adapter, training, other, resume=True)
+    assert caught.value.code == "bad_request"
+
+
+@pytest.mark.parametrize("make", [base, adapter])
+def test_a_stage_goes_on_with_the_codec_it_began_with(make: Any, trained_base: Path, tmp_path: Path) -> None:
+    """Its latents are another language, and so they are with other statistics."""
+    training = settings(tmp_path / "run")
+    train(make, training, trained_base)
+    other = Path(shutil.copytree(trained_base, tmp_path / "other"))
+    config = other / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"latents_std": [0.4] * 6}), "utf-8")
+    with pytest.raises(Ex4dError, match=r"another codec"):
+        train(make, training, other, resume=True)
+
+
+def test_the_clock_ends_a_run_and_counts_over_sittings(trained_base: Path, tmp_path: Path) -> None:
+    """A minute on a clock that moves by five seconds whenever it is read."""
+    ticks = itertools.count(0.0, 5.0)
+
+    def sitting(out: Path, watch: Watch, *, resume: bool = False) -> int:
+        training = settings(out, steps=None, minutes=1.0, log_s=1e9)
+        stage, bank = base(training, trained_base)
+        train_stage(training, stage, bank, watch, resume=resume, clock=lambda: next(ticks))
+        return stage.run.step
+
+    whole = sitting(tmp_path / "whole", Watch())
+    assert whole == 12, "once a step"
+    with pytest.raises(Cancelled):
+        sitting(tmp_path / "parts", Watch(cancel_after=8))
+    assert sitting(tmp_path / "parts", Watch(), resume=True) == whole
 
 
 def test_a_full_disk_costs_neither_model_nor_checkpoint(

@@ -4,17 +4,43 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ex4d_engine.bundled_model import BUNDLED
 from ex4d_engine.diffusion.checkpoints import LORA_TARGETS
 from ex4d_engine.errors import Ex4dError
+from ex4d_engine.stages.generate_options import DEFAULTS
+from ex4d_engine.training.bundled_adapter import ADAPTER_SHAPE
 from ex4d_engine.training.lora_config import LoraTraining, TrainingData, parse_config, read_config
+from tests.conftest import REPOSITORY
 
 CLIPS = {"data": {"clips": "footage"}}
+
+
+def examples() -> list[LoraTraining]:
+    """The configurations that the documentation tells people to write."""
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [parse_config(tomllib.loads(block), Path("/somewhere")) for block in blocks]
+
+
+def test_the_documented_examples_can_be_read() -> None:
+    assert [training.model.name for training in examples()] == ["wan2.1-i2v-14b-480p", BUNDLED]
+
+
+def test_the_documented_example_of_the_small_model_fits_it() -> None:
+    """Its own adapter can be gone on from, and masks are eroded as when it generates."""
+    training, draft = examples()[1], DEFAULTS["draft"]
+    assert training.adapter == ADAPTER_SHAPE and training.model.start_from == "own"
+    assert training.data.height * training.data.width == draft.area
+    assert training.masks.least_erosion == training.masks.most_erosion == 2 * draft.erosion + 1
+    assert training.run.validation_steps == draft.steps
+    assert training.optimiser.steps > 10 * training.optimiser.warm_up_steps
 
 
 def test_what_is_left_out_is_the_references_choice() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ex4d_engine.diffusion.loading import folder_adapter
+from ex4d_engine.diffusion.folder_adapter import folder_adapter
 from ex4d_engine.training import bundled_base, bundled_parts, clip_bank
 from tests.unit.training.bundled_material import SHAPE, SIZES, small_clips
 from tools import train_bundled
