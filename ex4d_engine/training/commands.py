@@ -45,6 +45,9 @@ def add_depth_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--standing-out", type=float, default=0.0, metavar="W", help="how much more what is nearer than its row counts"
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="between checkpoints")
 
 
@@ -63,6 +66,7 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
     """Runs `ex4d train depth`."""
     from ..synthetic import random_clips
     from .depth_clips import PICTURE_SIZES, SIZES
+    from .depth_losses import LossWeights
     from .depth_trainer import DepthTraining, train_depth
 
     minutes = 20.0 if options.minutes is None and options.steps is None else options.minutes
@@ -79,6 +83,7 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
         seed=options.seed,
         learning_rate=options.learning_rate,
         checkpoint_s=options.checkpoint_seconds,
+        weights=LossWeights(standing_out=options.standing_out),
         held_out=32 if options.pictures else 6,
     )
     weights = train_depth(settings, reporter, random_clips, resume=options.resume)

@@ -22,13 +22,19 @@ from ..depth.network import DepthMaps
 _SOFTENING = 0.1
 """Added to inverse depth, whose mean is 1, before logarithms: beyond 10 times the mean distance all is far."""
 
+_MOST_STANDING_OUT = 2.0  # e-folds
+
 _SCALES_ALLOWED = (0.2, 5.0)
 """Of the fit that forgives scale and shift: an answer that says nothing is not blown up to one that does."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each part counts in the sum."""
+    """How much each part counts in the sum, and `standing_out` how much more what stands out of its row counts.
+
+    Of most pictures the ground and the far wall are the largest part, and where a thing stands on them is a matter of
+    few pixels: unweighted, a figure is drawn into the ground that it stands on, its head as far as what is behind it.
+    """
 
     level: float = 1.0
     affine: float = 1.0
@@ -36,6 +42,7 @@ class LossWeights:
     temporal: float = 1.0
     error: float = 0.1
     sky: float = 0.2
+    standing_out: float = 0.0
 
 
 class DepthTarget(NamedTuple):
@@ -55,7 +62,7 @@ class DepthTarget(NamedTuple):
 
 
 class LossParts(NamedTuple):
-    """Scalars, unweighted, in the order of `LossWeights`."""
+    """Scalars, each without its weight in the sum."""
 
     level: Tensor
     affine: Tensor
@@ -78,16 +85,17 @@ def depth_target(depth: Tensor, flow: Tensor, flow_valid: Tensor) -> DepthTarget
     return DepthTarget(inverse, sky, known, torch.nan_to_num(flow), flow_valid)
 
 
-def depth_losses(maps: DepthMaps, target: DepthTarget) -> LossParts:
-    """How far the network's maps (B, F, H, W) are from the truth."""
+def depth_losses(maps: DepthMaps, target: DepthTarget, standing_out: float = 0.0) -> LossParts:
+    """How far the network's maps (B, F, H, W) are from the truth. standing_out: see `LossWeights`."""
     solid = target.known & ~target.sky
     true = canonical(target.inverse_depth, solid)
     said_level, true_level = torch.log(maps.inverse_depth + _SOFTENING), torch.log(true + _SOFTENING)
     difference = (said_level - true_level) * target.known
+    counts = how_much_counts(true_level, target.known, standing_out) if standing_out > 0 else None
     return LossParts(
-        level=_mean(difference.abs(), target.known),
-        affine=affine_loss(maps.inverse_depth, true, solid),
-        gradient=gradient_loss(difference, target.known),
+        level=_mean(difference.abs(), target.known, counts),
+        affine=affine_loss(maps.inverse_depth, true, solid, counts),
+        gradient=gradient_loss(difference, target.known, counts=counts),
         temporal=temporal_loss(said_level, true_level, target),
         # Knowing its own error must not change the depth.
         error=_mean(difference.detach().abs() * torch.exp(-maps.log_error) + maps.log_error, target.known),
@@ -104,7 +112,21 @@ def canonical(inverse_depth: Tensor, solid: Tensor) -> Tensor:
     return inverse_depth / mean[:, None, None, None]
 
 
-def affine_loss(said: Tensor, true: Tensor, solid: Tensor) -> Tensor:
+def how_much_counts(true_level: Tensor, known: Tensor, standing_out: float) -> Tensor:
+    """(B, F, H, W), 1 or more: how much a pixel counts that is nearer than the middle of its row.
+
+    Args:
+        true_level: (B, F, H, W) logarithm of the true inverse depth.
+        known: (B, F, H, W) bool.
+        standing_out: what is added for each e-fold of nearness, to two e-folds.
+    """
+    with torch.no_grad():
+        unknown = torch.full_like(true_level, torch.nan)
+        middle = torch.where(known, true_level, unknown).nanmedian(dim=-1, keepdim=True).values
+        return 1 + standing_out * torch.nan_to_num(true_level - middle).clamp(0, _MOST_STANDING_OUT)
+
+
+def affine_loss(said: Tensor, true: Tensor, solid: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean error of inverse depth (B, F, H, W) after the best scale and shift a clip, in mean deviations of the truth.
 
     No gradient goes through the fit: it says what an answer was worth, not how to please it.
@@ -116,10 +138,10 @@ def affine_loss(said: Tensor, true: Tensor, solid: Tensor) -> Tensor:
         variance = _mean(off * off, solid, by_clip=True)
         scale = (covariance / variance.clamp_min(1e-4)).clamp(*_SCALES_ALLOWED)[:, None, None, None]
         deviation = _mean((true - true_mean).abs(), solid, by_clip=True).clamp_min(0.1)[:, None, None, None]
-    return _mean((scale * (said - said_mean) + true_mean - true).abs() / deviation, solid)
+    return _mean((scale * (said - said_mean) + true_mean - true).abs() / deviation, solid, counts)
 
 
-def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4) -> Tensor:
+def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4, counts: Tensor | None = None) -> Tensor:
     """Mean slope of the difference (B, F, H, W) at `scales` scales: steps stay steep and surfaces smooth."""
     total = difference.new_zeros(())
     for scale in range(scales):
@@ -127,8 +149,12 @@ def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4) -> Tensor:
         d, k = difference[..., ::stride, ::stride], known[..., ::stride, ::stride]
         if min(d.shape[-2:]) < 2:
             break
-        total = total + _mean((d[..., 1:] - d[..., :-1]).abs(), k[..., 1:] & k[..., :-1])
-        total = total + _mean((d[..., 1:, :] - d[..., :-1, :]).abs(), k[..., 1:, :] & k[..., :-1, :])
+        # a slope counts as the nearer of its ends: a figure's outline with the figure
+        c = None if counts is None else counts[..., ::stride, ::stride]
+        across = None if c is None else torch.maximum(c[..., 1:], c[..., :-1])
+        down = None if c is None else torch.maximum(c[..., 1:, :], c[..., :-1, :])
+        total = total + _mean((d[..., 1:] - d[..., :-1]).abs(), k[..., 1:] & k[..., :-1], across)
+        total = total + _mean((d[..., 1:, :] - d[..., :-1, :]).abs(), k[..., 1:, :] & k[..., :-1, :], down)
     return total / scales
 
 
@@ -159,10 +185,13 @@ def _flow_grid(flow: Tensor) -> tuple[Tensor, Tensor]:
     return grid.flatten(0, 1), inside
 
 
-def _mean(values: Tensor, mask: Tensor, *, by_clip: bool = False) -> Tensor:
-    """Mean where the mask holds, 0 where it holds nowhere: over everything, or for each clip (B,)."""
-    weight = mask.to(values.dtype)
-    kept = torch.where(mask, values, torch.zeros_like(values))
+def _mean(values: Tensor, mask: Tensor, counts: Tensor | None = None, *, by_clip: bool = False) -> Tensor:
+    """Mean where the mask holds, 0 where it holds nowhere: over everything, or for each clip (B,).
+
+    counts: how much each value counts, None for all alike.
+    """
+    weight = mask.to(values.dtype) if counts is None else mask * counts
+    kept = torch.where(mask, values * weight, torch.zeros_like(values))
     if by_clip:
         return kept.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
     return kept.sum() / weight.sum().clamp_min(1)

@@ -217,7 +217,7 @@ def _step(
     timer.data_made()
     with autocast(device):
         maps = predict(_depth_network(run.network), images, plan)
-    parts = depth_losses(maps, target)
+    parts = depth_losses(maps, target, settings.weights.standing_out)
     loss = parts.total(settings.weights)
     run.optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()

@@ -17,6 +17,7 @@ from ex4d_engine.training.depth_losses import (
     depth_losses,
     depth_target,
     gradient_loss,
+    how_much_counts,
 )
 
 
@@ -143,3 +144,27 @@ def test_strange_clips_give_finite_numbers_and_gradients(case: str) -> None:
     total.backward()  # type: ignore[no-untyped-call]
     assert total.isfinite()
     assert said.grad is not None and said.grad.isfinite().all()
+
+
+def test_what_stands_out_of_its_row_counts_more_and_what_lies_behind_it_as_before() -> None:
+    level = torch.zeros(1, 1, 3, 5)
+    level[..., 0, :] = torch.tensor([0.0, 0.0, 1.0, -3.0, 0.0])
+    level[..., 1, 2] = 9.0  # no more than two e-folds are counted
+    known = torch.ones(1, 1, 3, 5, dtype=torch.bool)
+    known[..., 2, :] = False
+    counts = how_much_counts(level, known, 1.5)
+    assert counts[0, 0].tolist() == [[1, 1, 2.5, 1, 1], [1, 1, 4, 1, 1], [1] * 5]
+
+
+def test_a_figure_lost_in_its_ground_costs_more_when_it_counts_more() -> None:
+    depth = torch.full((1, 1, 16, 16), 10.0)
+    depth[..., 4:12, 7:9] = 2.0
+    truth = depth_target(depth, torch.zeros(1, 0, 2, 16, 16), torch.ones(1, 0, 16, 16).bool())
+    lost = maps(torch.ones(1, 1, 16, 16))
+    plain, weighted = depth_losses(lost, truth), depth_losses(lost, truth, 2.0)
+    for name in ("level", "affine", "gradient"):
+        assert getattr(weighted, name) > 1.5 * getattr(plain, name), name
+    # by hand: 16 of 256 pixels are figure, log 5 and a little less of it nearer than the rest
+    away = torch.log((canonical(truth.inverse_depth, truth.known) + 0.1) / 1.1)
+    weight = 1 + 2 * (away - away.min()).clamp(0, 2)
+    assert weighted.level == pytest.approx(float((away.abs() * weight).sum() / weight.sum()), rel=1e-4)
