@@ -71,6 +71,7 @@ class Keeper:
         prompt: str,
         negative_prompt: str,
         reporter: Reporter,
+        frame_bytes: int = 0,
     ) -> Iterator[Ready]:
         """As `runtime.open_pipeline`, with the models of the job before where it asked for the same.
 
@@ -89,7 +90,7 @@ class Keeper:
             self.release()
         try:
             if self._kept is None:
-                plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1))
+                plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1), frame_bytes=frame_bytes)
             else:
                 plan = self._kept[1]
             with smaller_tier_offered(plan.tier):

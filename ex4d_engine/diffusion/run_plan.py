@@ -13,7 +13,8 @@ import torch
 
 from ..bundled_model import has_bundled_model
 from ..errors import Ex4dError
-from .tiers import GIB, TIERS, WORKSPACE_GIB, Precision, Tier, bytes_a_weight, chosen_tier, need_gib, next_smaller
+from .main_memory import require_main_memory
+from .tiers import GIB, TIERS, WORKSPACE_GIB, Precision, Tier, chosen_tier, need_gib
 from .transformer_size import TransformerSize, transformer_size
 
 if TYPE_CHECKING:
@@ -82,9 +83,18 @@ class RunPlan:
 
 
 def plan_run(
-    paths: ModelPaths, options: RuntimeOptions, tokens: int, forwards: int, ranks: Ranks | None = None
+    paths: ModelPaths,
+    options: RuntimeOptions,
+    tokens: int,
+    forwards: int,
+    ranks: Ranks | None = None,
+    frame_bytes: int = 0,
 ) -> RunPlan:
     """The plan of a run of `forwards` forwards.
+
+    Args:
+        paths, options, tokens, ranks, frame_bytes: as of `open_pipeline`.
+        forwards: of the whole run.
 
     Raises:
         Ex4dError: `model_missing`, `model_invalid`; `out_of_memory` with what it would need; `bad_request`.
@@ -96,10 +106,11 @@ def plan_run(
     if ranks is None:
         device, tier, precision, need = _placement(size, options, tokens, device)
     else:  # which have to stay together
-        tier, precision, need = _memory_plan(size, options, tokens, device)
-    if tier.offloaded:
-        _require_main_memory(tier, precision, size.parameters)
-    dtype = torch.bfloat16 if device.type == "cuda" and size.parameters > SMALL else torch.float32
+        tier, precision, need = _memory_plan(size, options, tokens, device, ranks=ranks.world_size)
+    dtype = _compute_dtype(device, size)
+    if device.type == "cuda":
+        world = ranks.world_size if ranks is not None else 1
+        require_main_memory(size, tier, precision, dtype, frames=frame_bytes, ranks=world)
     compiled = options.compile == "on" or (
         options.compile == "auto"
         and device.type == "cuda"
@@ -121,6 +132,10 @@ def compute_device(ranks: Ranks | None = None, size: TransformerSize | None = No
     return torch.device("cpu")
 
 
+def _compute_dtype(device: torch.device, size: TransformerSize) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" and size.parameters > SMALL else torch.float32
+
+
 def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_gib: float = 0.0) -> None:
     """Refuses, before any work, what cannot run here; cheap.
 
@@ -134,41 +149,9 @@ def check_memory(paths: ModelPaths, options: RuntimeOptions, tokens: int, held_g
     size = transformer_size(paths.folder)
     if paths.fast_lora is not None and not paths.fast_lora.exists():
         raise Ex4dError("model_missing", f"There is no {paths.fast_lora}.", "Download it, or choose preset final.")
-    _placement(size, options, tokens, compute_device(None, size), held_gib)
-
-
-def check_main_memory(need_bytes: int) -> None:
-    """Refuses, before any work, frames whose windows do not fit the CPU's memory; see `VideoPlan.host_bytes`.
-
-    Raises:
-        Ex4dError: `out_of_memory`.
-    """
-    free = psutil.virtual_memory().available
-    if need_bytes > free:
-        raise Ex4dError(
-            "out_of_memory",
-            f"Frames of this size take about {need_bytes / GIB:.0f} GiB of main memory, and {free / GIB:.0f} are free.",
-            "Choose less detail or a shorter window, or close other programs.",
-        )
-
-
-def _require_main_memory(tier: Tier, precision: Precision, weights: int) -> None:
-    """Raises `out_of_memory` where blocks that wait in main memory do not fit there; what loading takes is not counted.
-
-    Not to be asked while models of this process still hold that memory.
-    """
-    need, free = weights * bytes_a_weight(precision) / GIB, psutil.virtual_memory().available / GIB
-    if need > free:
-        smaller = next_smaller(tier)
-        raise Ex4dError(
-            "out_of_memory",
-            f"In memory tier {tier.name} the model waits in main memory, which takes {need:.0f} GiB at least, and "
-            f"{free:.0f} are free.",
-            f"Choose memory tier {smaller.name}, or close other programs."
-            if smaller
-            else "Close other programs, or use preset preview.",
-            f"tier:{smaller.name}" if smaller else "preset:preview",
-        )
+    device, tier, precision, _ = _placement(size, options, tokens, compute_device(None, size), held_gib)
+    if device.type == "cuda" and not held_gib:  # models that are held may hold main memory too
+        require_main_memory(size, tier, precision, _compute_dtype(device, size))
 
 
 def _placement(
@@ -187,7 +170,12 @@ def _placement(
 
 
 def _memory_plan(
-    size: TransformerSize, options: RuntimeOptions, tokens: int, device: torch.device, held_gib: float = 0.0
+    size: TransformerSize,
+    options: RuntimeOptions,
+    tokens: int,
+    device: torch.device,
+    held_gib: float = 0.0,
+    ranks: int = 1,
 ) -> tuple[Tier, Precision, float]:
     arguments = (size.parameters, size.layers, size.width, tokens, size.vae_gib)
     if device.type == "cuda":
@@ -208,10 +196,10 @@ def _memory_plan(
         )
     free = psutil.virtual_memory().available / GIB + held_gib
     need = 2 * (need - WORKSPACE_GIB) + LIBRARIES_GIB  # float32, and no graphics card's workspace
-    if need > free:
+    if ranks * need > free:
         raise Ex4dError(
             "out_of_memory",
-            f"This model needs about {need:.1f} GiB of memory, and {free:.1f} are free.",
+            f"This model needs about {ranks * need:.1f} GiB of memory, and {free:.1f} are free.",
             "Close other programs, or use preset preview.",
             "preset:preview",
         )

@@ -72,6 +72,7 @@ def open_pipeline(
     negative_prompt: str,
     reporter: Reporter,
     ranks: Ranks | None = None,
+    frame_bytes: int = 0,
 ) -> Iterator[Ready]:
     """Loads and places everything a run needs; memory is given back at the end, whatever ends it.
 
@@ -82,12 +83,13 @@ def open_pipeline(
         prompt, negative_prompt: texts, whose embeddings are kept on disk.
         reporter: told of the parts; its `check` is called between them.
         ranks: this process's place where several graphics cards share the work.
+        frame_bytes: main memory that the run itself takes beside its models, see `VideoPlan.host_bytes`.
 
     Raises:
         Ex4dError: `model_missing`, `model_invalid`, `out_of_memory`, `bad_request`, `cancelled`.
     """
     is_guided = guidance_scale > 1
-    plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1), ranks)
+    plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1), ranks, frame_bytes)
     with smaller_tier_offered(plan.tier):
         texts = [prompt, negative_prompt] if is_guided else [prompt]
         embeds = prompt_embeds(paths.folder, texts, plan.device, reporter)

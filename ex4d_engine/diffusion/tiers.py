@@ -46,6 +46,8 @@ BYTES_PER_TOKEN: Final = 230_000
 WIDTH: Final = 5120
 OTHER_MODELS_GIB: Final = 3.6
 """VAE, image encoder and camera encoder in float32 beside a resident transformer."""
+OTHER_MODELS_OF: Final = 14e9
+"""Parameters of the transformer that these belong to; a smaller one has smaller ones."""
 WORKSPACE_GIB: Final = 1.5
 """CUDA's context, cuDNN's workspace, fragments."""
 VAE_GIB_PER_MEGAPIXEL: Final = 21.5
@@ -89,7 +91,7 @@ def need_gib(
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
     pixels = tokens * 256 / 13  # of a frame: 16 × 16 to a token, 13 latent frames in the trained window
     vae = vae_gib * pixels / 2**20
-    others = OTHER_MODELS_GIB * min(1.0, weights / 14e9) if not tier.small_offloaded else 0.0
+    others = OTHER_MODELS_GIB * min(1.0, weights / OTHER_MODELS_OF) if not tier.small_offloaded else 0.0
     return weight_bytes / GIB + others + max(activations / GIB, vae) + WORKSPACE_GIB
 
 

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from ..errors import Ex4dError
 from .bundled_codec import BundledCodec
@@ -15,6 +20,8 @@ from .tiers import VAE_GIB_PER_MEGAPIXEL
 
 BUNDLED_CODEC_GIB_PER_MEGAPIXEL: Final = 5.0
 """The bundled model's codec encodes a whole window of 49 frames at once, in float32."""
+_DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""By their names in a weight file. What else there may be is copied when it is loaded, as float32 is for a card."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class TransformerSize:
     """parameters, layers and width of a folder's transformer, from its configuration and files.
 
     vae_gib: what the VAE beside it needs for a frame of 1024² pixels, GiB.
+    stored: the precision of its files.
     """
 
     parameters: int
@@ -29,6 +37,7 @@ class TransformerSize:
     width: int
     heads: int
     vae_gib: float = VAE_GIB_PER_MEGAPIXEL
+    stored: torch.dtype = torch.float32
 
     @property
     def has_wan_vae(self) -> bool:
@@ -58,4 +67,19 @@ def transformer_size(folder: Path) -> TransformerSize:
     # self- and cross-attention, two more of the latter for the image, feed-forward, and outside the time projection
     parameters = layers * (attention * width * width + 2 * width * ffn) + 8 * width * width
     vae_gib = BUNDLED_CODEC_GIB_PER_MEGAPIXEL if is_bundled else VAE_GIB_PER_MEGAPIXEL
-    return TransformerSize(parameters, layers, width, heads, vae_gib)
+    return TransformerSize(parameters, layers, width, heads, vae_gib, _stored(folder / "transformer"))
+
+
+def _stored(folder: Path) -> torch.dtype:
+    """The precision of most values in the first weight file below `folder`; no tensor is read."""
+    values: Counter[torch.dtype] = Counter()
+    try:
+        with safe_open(
+            min(folder.glob("*.safetensors")), framework="pt"
+        ) as file:  # checks the header and the file's length
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_slice(name)
+                values[_DTYPES.get(tensor.get_dtype(), torch.float32)] += math.prod(tensor.get_shape())
+    except (OSError, SafetensorError):
+        return torch.float32  # as published; loading will say what is wrong with the file
+    return values.most_common(1)[0][0] if values else torch.float32

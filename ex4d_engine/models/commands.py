@@ -8,10 +8,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Ex4dError
 from ..progress import Terminal
+
+if TYPE_CHECKING:
+    from .registry import Model
 
 # Imports stand inside the commands, so that --help and errors in the arguments come at once.
 
@@ -25,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
     action = _action(actions, "download", "fetch a model, or the rest of one", _download)
     action.add_argument("name", metavar="NAME")
-    action.add_argument("--accept-licence", action="store_true", help="you have read and accept the model's licence")
+    action.add_argument("--accept-licence", action="store_true", help="you accept the model's licence, which is shown")
     action.add_argument("--offline", action="store_true", help="do not use the network")
 
     action = _action(actions, "verify", "compare models' files with their published checksums", _verify)
@@ -85,9 +88,19 @@ def _list(options: argparse.Namespace, reporter: Terminal) -> int:
 def _download(options: argparse.Namespace, reporter: Terminal) -> int:
     from .download import download
 
-    path = download(options.name, reporter, accept_licence=options.accept_licence, offline=options.offline)
+    path = download(
+        options.name, reporter, accept_licence=options.accept_licence, agree=_agreed, offline=options.offline
+    )
     _print(model=options.name, path=path)
     return 0
+
+
+def _agreed(model: Model) -> bool:
+    """Asks in the terminal; False where there is none, as in a script, which says --accept-licence."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"Do you accept the licence of {model.title}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _verify(options: argparse.Namespace, reporter: Terminal) -> int:

@@ -31,6 +31,7 @@ class Model:
         kind: "folder" of a pipeline in diffusers' layout, EX-4D "adapter" (LoRA and camera encoder), "lora", or
             "depth": what a depth source needs, exactly `files`.
         revision: commit or branch to take.
+        licence_files: names of the licence's own text in the repository; the first that is there counts.
         sha256: published checksums, by file; what is not here is compared with the hub's own at download.
     """
 
@@ -45,6 +46,7 @@ class Model:
     presets: tuple[str, ...]
     kind: Kind
     revision: str = "main"
+    licence_files: tuple[str, ...] = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property

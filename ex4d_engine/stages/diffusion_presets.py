@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,11 +105,13 @@ def _draft_models(options: GenerateOptions) -> PresetModels:
 
 
 def check_preset(preset: str, options: GenerateOptions) -> None:
-    """Raises what would keep the preset from starting here: a model that is not here, or too little memory."""
+    """Raises what would keep the preset from starting here: a model that is not here, options that do not go
+    together, or too little memory."""
     models = preset_models(preset, options)
     try:
         from ..diffusion.keeper import held_gib
         from ..diffusion.run_plan import check_memory
+        from ..diffusion.windows import plan_windows
     except ImportError as error:
         raise Ex4dError(
             "missing_package",
@@ -116,9 +120,20 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
             action="preset:preview",
         ) from error
     chosen = options.resolved(preset)
-    assert chosen.window is not None and chosen.area is not None and chosen.steps is not None
+    assert chosen.window is not None and chosen.area is not None and chosen.overlap is not None
+    with options_refused():
+        plan_windows(1, chosen.window, chosen.overlap)
     tokens = ((chosen.window - 1) // 4 + 1) * chosen.area // 256  # a tile of a second pass has as many
     check_memory(models.paths(), runtime_options(chosen), tokens, held_gib())
+
+
+@contextmanager
+def options_refused() -> Iterator[None]:
+    """A ValueError in the block, of numbers that are not possible together, becomes `bad_request`."""
+    try:
+        yield
+    except ValueError as error:
+        raise Ex4dError("bad_request", f"These options do not go together: {error}.", "Change them.") from error
 
 
 def runtime_options(chosen: GenerateOptions) -> RuntimeOptions:
@@ -151,6 +166,12 @@ def fill(preset: str, shot: Shot, take: Take, reporter: Reporter, options: Gener
     for name in (LATENTS_NAME, FOLDER_NAME):
         shutil.rmtree(take.root / name, ignore_errors=True)
     return take
+
+
+def has_finished_windows(take: Take) -> bool:
+    """Whether an interrupted run has left windows to go on from."""
+    folder = take.root / LATENTS_NAME
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def model_checksums(

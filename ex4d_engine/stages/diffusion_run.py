@@ -21,17 +21,18 @@ from ..diffusion.forwards import Forwards, counted_forwards
 from ..diffusion.generation import VideoPlan, VideoSettings, generate_video, plan_video
 from ..diffusion.keeper import kept_pipeline, release_kept
 from ..diffusion.latent_store import FileStore, LatentStore, settings_digest
+from ..diffusion.main_memory import check_main_memory
 from ..diffusion.parallel import layout_of, refuse_shared_cache, token_count, usable_ranks
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
-from ..diffusion.run_plan import ModelPaths, check_main_memory
-from ..diffusion.transformer_size import transformer_size
+from ..diffusion.run_plan import ModelPaths
+from ..diffusion.transformer_size import TransformerSize, transformer_size
 from ..errors import Ex4dError
 from ..files import explain_os_error
 from ..image_files import read_png, write_png
 from ..progress import Reporter
 from ..shot import Take, save_take, with_record
-from .diffusion_presets import LATENTS_NAME, runtime_options
+from .diffusion_presets import LATENTS_NAME, options_refused, runtime_options
 from .generate_options import GenerateOptions
 from .lead_in import FramePair
 
@@ -74,10 +75,8 @@ class DiffusionJob:
         )
 
     def plan(self) -> VideoPlan:
-        try:
+        with options_refused():
             return plan_video(len(self.conditioning), self.take.width, self.take.height, self.settings())
-        except ValueError as error:
-            raise Ex4dError("bad_request", f"These options do not go together: {error}.", "Change them.") from error
 
 
 def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
@@ -90,8 +89,7 @@ def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
         refuse_shared_cache(job.options.cache or "none", layout_of(ranks, is_guided))
         if ranks < wanted:
             reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
-    if size.has_wan_vae:
-        check_main_memory(ranks * plan.host_bytes(size.width))
+    check_main_memory(ranks * _frame_bytes(plan, size))
     if ranks == 1:
         return run_rank(None, job=job, reporter=reporter)
     release_kept()
@@ -118,7 +116,10 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
         negative_prompt=str(options.negative_prompt),
         reporter=reporter,
         ranks=ranks,
+        frame_bytes=_frame_bytes(plan, transformer_size(job.paths.folder)),
     ) as ready:
+        if options.precision not in ("auto", ready.record["precision"]):
+            reporter.log(f"Precision {options.precision} is not for {ready.record['device']}: this run is exact.")
         record = {
             "models": {name: dict(files) for name, files in job.checksums.items()},
             "runtime": ready.record,
@@ -232,6 +233,11 @@ def _file_digest(file: Path) -> bytes:
         return hashlib.sha256(file.read_bytes()).digest()
     except OSError as error:
         raise explain_os_error(error, file) from error
+
+
+def _frame_bytes(plan: VideoPlan, size: TransformerSize) -> int:
+    """What a window takes of the main memory; counted for Wan's VAE alone, beside which another's is small."""
+    return plan.host_bytes(size.width) if size.has_wan_vae else 0
 
 
 def _tokens(plan: VideoPlan) -> list[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -29,7 +30,7 @@ from ..raster.opengl import device_name
 from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
-from .diffusion_presets import DIFFUSION_PRESETS, check_preset, fill
+from .diffusion_presets import DIFFUSION_PRESETS, check_preset, fill, has_finished_windows
 from .generate_options import GenerateOptions
 from .interrupted import interrupted_take
 from .render import CONDITIONING, MeshFrames, is_of_this_shot, open_meshes, with_seconds
@@ -51,7 +52,8 @@ def generate(
     """Fills the take's holes and writes generated, composite and matte frames and `result.mp4`.
 
     A take that holds a finished result is never changed: the same cameras and conditioning become a new take,
-    which is returned. An interrupted run of the same preset, seed and options goes on where it stopped.
+    which is returned. An interrupted run of the same preset, seed and options goes on where it stopped. A run that
+    ends before anything of its new take is made, as one refused for its options does, leaves no take behind.
 
     Raises:
         Ex4dError: `unknown_preset`, `model_missing`, `out_of_memory`, `bad_request` for options that do not go
@@ -61,21 +63,23 @@ def generate(
     require_preset(preset, options)
     require_conditioning(take)
     settings = generation_settings(preset, seed, options)
-    if take.preset:
-        take = interrupted_take(shot, conditioning_of=take.name, generation=settings) or _copied(shot, take)
-        reporter.log(f"The finished take is kept; this run becomes {take.name}.")
-    prepare_folder(take.root, need_bytes=len(take.frames) * take.width * take.height * BYTES_PER_PIXEL)
-    if take.record.get("generation", settings) != settings:
-        _remove(take, ("generated", "composite", "matte"))
-    started = time.monotonic()
-    take = with_record(take, generation=settings, versions=versions())
-    save_take(take)
-    with logged(take, "generate", reporter) as reporter:
-        if take.missing("generated"):
-            take = PRESETS[preset].fill(shot, take, reporter, options, seed)
-        _composite_frames(take, reporter)
-    take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
-    save_take(take)
+    with ExitStack() as ending:
+        if take.preset:
+            begun = interrupted_take(shot, conditioning_of=take.name, generation=settings)
+            take = begun or ending.enter_context(_copied(shot, take))
+            reporter.log(f"The finished take is kept; this run becomes {take.name}.")
+        prepare_folder(take.root, need_bytes=len(take.frames) * take.width * take.height * BYTES_PER_PIXEL)
+        if take.record.get("generation", settings) != settings:
+            _remove(take, ("generated", "composite", "matte"))
+        started = time.monotonic()
+        take = with_record(take, generation=settings, versions=versions())
+        save_take(take)
+        with logged(take, "generate", reporter) as reporter:
+            if take.missing("generated"):
+                take = PRESETS[preset].fill(shot, take, reporter, options, seed)
+            _composite_frames(take, reporter)
+        take = dataclasses.replace(with_seconds(take, "generate", time.monotonic() - started), preset=preset)
+        save_take(take)
     return take
 
 
@@ -246,18 +250,29 @@ def _composite_frame(take: Take, number: int) -> tuple[NDArray[np.uint8], NDArra
 # --------------------------------------------------------------------------------------------- takes
 
 
-def _copied(shot: Shot, take: Take) -> Take:
-    """A new take with the same cameras and conditioning; files are linked where the file system can."""
+@contextmanager
+def _copied(shot: Shot, take: Take) -> Iterator[Take]:
+    """A new take with the same cameras and conditioning; files are linked where the file system can.
+
+    If the block ends with nothing made, the new take goes again: what it holds, the take it comes from has too. Frames
+    and finished windows that an interrupted run has made stay for the next one.
+    """
     fresh = new_take(shot, take.frames, (take.width, take.height), first=take.first, fps=take.fps, label=take.label)
-    for layer in (*CONDITIONING, "depth"):
-        for number in take.numbers:
-            source = take.file(layer, number)
-            if source.is_file():
-                link_or_copy(source, fresh.file(layer, number))
-    kept: dict[str, Any] = {name: take.record[name] for name in ("raster", "reconstruction") if name in take.record}
-    fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record={**kept, "conditioning_of": take.name})
-    save_take(fresh)
-    return fresh
+    try:
+        for layer in (*CONDITIONING, "depth"):
+            for number in take.numbers:
+                source = take.file(layer, number)
+                if source.is_file():
+                    link_or_copy(source, fresh.file(layer, number))
+        kept: dict[str, Any] = {name: take.record[name] for name in ("raster", "reconstruction") if name in take.record}
+        record = {**kept, "conditioning_of": take.name}
+        fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record=record)
+        save_take(fresh)
+        yield fresh
+    except BaseException:
+        if len(fresh.missing("generated")) == len(fresh.frames) and not has_finished_windows(fresh):
+            shutil.rmtree(fresh.root, ignore_errors=True)  # what stopped the run is what to tell
+        raise
 
 
 def _remove(take: Take, layers: tuple[str, ...]) -> None:

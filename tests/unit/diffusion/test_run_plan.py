@@ -79,31 +79,23 @@ def test_one_of_several_ranks_does_not_leave_the_others(monkeypatch: pytest.Monk
     assert caught.value.code == "out_of_memory"
 
 
-@pytest.mark.parametrize(
-    ("tier", "main_gib", "refused", "action"),
-    [("16", 24, True, "tier:12"), ("16", 40, False, ""), ("12", 10, True, "preset:preview"), ("12", 24, False, "")],
-)
-def test_blocks_that_wait_in_main_memory_have_to_fit_there(
-    monkeypatch: pytest.MonkeyPatch, paths: ModelPaths, tier: str, main_gib: int, refused: bool, action: str
-) -> None:
-    """Or the system would end the engine in the middle of loading, without a word."""
-    give_card(monkeypatch, 15.0)
-    monkeypatch.setattr(run_plan, "transformer_size", lambda _: BIG)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": main_gib * GIB}))
-    if not refused:
-        assert plan_run(paths, RuntimeOptions(tier=tier), WINDOW, 50).tier.name == tier
-        return
-    with pytest.raises(Ex4dError) as caught:
-        plan_run(paths, RuntimeOptions(tier=tier), WINDOW, 50)
-    assert (caught.value.code, caught.value.action) == ("out_of_memory", action)
-    assert "main memory" in caught.value.message and f"{main_gib} are free" in caught.value.message
-
-
 @pytest.mark.usefixtures("no_card")
 def test_apple_s_graphics_are_for_the_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert compute_device(size=SMALL).type == "mps"
     assert compute_device(size=BIG).type == compute_device().type == "cpu"
+
+
+@pytest.mark.usefixtures("no_card")
+def test_ranks_on_a_cpu_need_it_each(monkeypatch: pytest.MonkeyPatch, paths: ModelPaths) -> None:
+    monkeypatch.setattr(run_plan, "transformer_size", lambda _: SMALL)
+    need = plan_run(paths, RuntimeOptions(), WINDOW, 4).need_gib
+    free = type("Memory", (), {"available": int(1.9 * need * GIB)})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    plan_run(paths, RuntimeOptions(), WINDOW, 4, Ranks(0, 1, torch.device("cpu"), Silent()))
+    with pytest.raises(Ex4dError) as caught:
+        plan_run(paths, RuntimeOptions(), WINDOW, 4, Ranks(0, 2, torch.device("cpu"), Silent()))
+    assert caught.value.code == "out_of_memory" and f"{2 * need:.1f} GiB" in caught.value.message
 
 
 def test_a_folder_s_own_codec_counts_as_what_it_needs(paths: ModelPaths, model_folder: Path) -> None:

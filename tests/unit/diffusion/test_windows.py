@@ -145,8 +145,10 @@ def test_noise_is_one_field() -> None:
 # --- one window, many windows -------------------------------------------------------------------------------------
 
 
-def test_one_window_is_the_plain_pipeline(pipeline: Ex4dPipeline) -> None:
-    videos = conditioning(9, HEIGHT, WIDTH)
+@pytest.mark.parametrize("length", [9, 81])
+def test_one_window_is_the_plain_pipeline(pipeline: Ex4dPipeline, length: int) -> None:
+    """81 frames are what Wan itself was made for."""
+    videos = conditioning(length, HEIGHT, WIDTH)
     embeds = torch.randn(1, 512, TEXT_WIDTH, generator=torch.Generator().manual_seed(5))
     plain = pipeline(
         *videos,
@@ -156,9 +158,10 @@ def test_one_window_is_the_plain_pipeline(pipeline: Ex4dPipeline) -> None:
         generator=torch.Generator().manual_seed(4),
     ).frames[0]
 
-    frames = run(pipeline, plan_windows(9), model_denoiser(pipeline, videos), seed=4)
+    (window,) = plan_windows(length, max(length, 49))
+    frames = run(pipeline, (window,), model_denoiser(pipeline, videos), seed=4)
 
-    assert np.array_equal(frames, plain)
+    assert frames.shape == (length, HEIGHT, WIDTH, 3) and np.array_equal(frames, plain)
 
 
 def test_a_long_clip_is_denoised_window_by_window(pipeline: Ex4dPipeline) -> None:
@@ -179,6 +182,17 @@ def test_a_long_clip_is_denoised_window_by_window(pipeline: Ex4dPipeline) -> Non
     for window, anchor in zip(plan[1:], anchors[1:], strict=True):
         assert anchor is not None and anchor.shape == (window.overlap, HEIGHT, WIDTH, 3)
         assert np.abs(anchor[0].astype(int) - frames[window.start]).max() <= 1
+
+
+def test_windows_of_81_frames_over_a_longer_clip(pipeline: Ex4dPipeline) -> None:
+    plan = plan_windows(100, 81, 13)
+    assert [(window.start, window.stop, window.overlap) for window in plan] == [(0, 81, 0), (20, 101, 61)]
+    bar = Bar()
+
+    frames = run(pipeline, plan, model_denoiser(pipeline, conditioning(101, HEIGHT, WIDTH)), bar=bar)
+
+    assert frames.shape == (101, HEIGHT, WIDTH, 3) and frames.std() > 0
+    assert bar.steps[-1] == (4, 4)
 
 
 def test_the_anchor_is_the_image_and_is_seen(pipeline: Ex4dPipeline) -> None:
@@ -259,6 +273,7 @@ def test_the_crossfade_keeps_the_noise_level(pipeline: Ex4dPipeline) -> None:
 # --- seams --------------------------------------------------------------------------------------------------------
 
 SEAM_PLAN = plan_windows(121, 49, 13)
+LONG_SEAM_PLAN = plan_windows(217, 81, 13)
 SETTLED = 6  # latent frames until the random decoder has forgotten its start
 
 
@@ -282,7 +297,7 @@ def drifting_oracle(offsets: float) -> Callable[[Window, Frames | None], WindowI
     generator = torch.Generator().manual_seed(1)
     still = torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
     flicker = 0.05 * torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
-    scene = still + flicker * (-1) ** torch.arange(31).view(1, 1, -1, 1, 1)
+    scene = still + flicker * (-1) ** torch.arange(55).view(1, 1, -1, 1, 1)
     direction = torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
 
     def prepare(window: Window, _: Frames | None) -> WindowInputs:
@@ -309,12 +324,15 @@ def seam(frames: np.ndarray, plan: tuple[Window, ...]) -> float:
     return float(max(at_borders) / np.median(jumps[SETTLED:]))
 
 
-def test_no_seam_where_windows_drift(pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plan", [SEAM_PLAN, LONG_SEAM_PLAN], ids=["49", "81"])
+def test_no_seam_where_windows_drift(
+    pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch, plan: tuple[Window, ...]
+) -> None:
     monkeypatch.setattr(windows, "StreamingDecoder", LinearDecoder)
     oracle = drifting_oracle(0.1)
-    blended = seam(run(pipeline, SEAM_PLAN, oracle), SEAM_PLAN)
+    blended = seam(run(pipeline, plan, oracle), plan)
     monkeypatch.setattr(windows, "overlap_shares", lambda latents: torch.ones(1, 1, latents, 1, 1))
-    cut = seam(run(pipeline, SEAM_PLAN, oracle), SEAM_PLAN)
+    cut = seam(run(pipeline, plan, oracle), plan)
     assert blended < 1.5 < cut
 
 

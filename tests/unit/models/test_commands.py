@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -50,9 +51,26 @@ def test_verify_where_nothing_is_here(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_licence_is_accepted_by_an_option(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.files["LICENSE"] = "§ 1. You may läugh.".encode()
     _, err = said(capsys, "download", "restricted", status=1)
-    assert "Academic use only" in err and "--accept-licence" in err
-    said(capsys, "download", "restricted", "--accept-licence")
+    assert "Academic use only" in err and "--accept-licence" in err and "§ 1. You may läugh." in err
+    out, err = said(capsys, "download", "restricted", "--accept-licence")
+    assert "§ 1. You may läugh." in err, "whoever accepts it unread has it on the screen"
+    assert json.loads(out)["model"] == "restricted", "and what programs read has none of it"
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_in_a_terminal_the_licence_is_asked_for(
+    hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    hub.files["LICENSE"] = b"You may laugh."
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    _, err = said(capsys, "download", "restricted", status=status)
+    assert err.index("You may laugh.") < err.index("Do you accept the licence of Small model? [y/N]")
+    assert ("--accept-licence" in err) == (status == 1)
 
 
 def test_offline_and_unknown(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -277,14 +277,6 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.requests == []
 
 
-def test_a_licence_that_restricts_use(hub: Hub) -> None:
-    error = failure("restricted")
-    assert (error.code, error.action) == ("licence_not_accepted", "licence:restricted")
-    assert "Academic use only" in error.message and "https://example.org/licence" in error.message
-    assert hub.requests == []
-    assert download("restricted", Silent(), accept_licence=True).is_dir()
-
-
 def test_two_downloads_at_once(hub: Hub) -> None:
     import filelock
 
@@ -309,9 +301,9 @@ def test_an_unknown_model() -> None:
 def test_the_hub_learns_no_more_than_it_must(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.utils import build_hf_headers
 
-    from ex4d_engine.models.download import _AGENT
+    from ex4d_engine.models.hub import AGENT
 
-    assert build_hf_headers(headers=_AGENT, token=False) == _AGENT
+    assert build_hf_headers(headers=AGENT, token=False) == AGENT
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from ex4d_engine.diffusion import runtime
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models import store
@@ -129,6 +131,22 @@ def test_weights_that_are_no_numbers_end_with_the_step_and_nothing_written(
     assert error.value.code == "model_invalid" and "Step 1 of 2" in str(error.value)
     assert "precision" not in str(error.value) and "`ex4d models verify`" in error.value.hint, "it was exact already"
     assert take.missing("generated") == list(take.numbers) and not list(take.root.rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(("precision", "said"), [("float8", True), ("exact", False), ("auto", False)])
+def test_float8_on_a_cpu_is_said_to_be_exact(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch, precision: str, said: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    listener = Listener()
+    options = dataclasses.replace(QUICK, steps=1, precision=precision)
+    done = generate(shot, rendered(shot), "final", listener, options=options)
+    assert done.record["diffusion"]["runtime"]["precision"] == "exact"
+    lines = [line for line in listener.logs if "float8" in line]
+    assert lines == (
+        [f"Precision float8 is not for {runtime.device_name(torch.device('cpu'))}: this run is exact."] if said else []
+    )
 
 
 @pytest.mark.parametrize(
