@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How well a fill of what the source camera never saw agrees with what was really there.
 
-Frames are compared with the true pictures from the same camera, within three regions: the holes of the DW-Mesh's
-conditioning, which are the same for every way to fill them; the whole frame; and what that conditioning knows and the
-source really saw, which checks the comparison itself. Sums are kept for each frame, so that any choice of frames
-gives exact figures afterwards. numpy and OpenCV only.
+Frames are compared with the true pictures from the same camera, within four regions: the holes of the DW-Mesh's
+conditioning, which are the same for every way to fill them; the part of these that the source really did not see at
+that moment; the whole frame; and what that conditioning knows and the source really saw, which checks the comparison
+itself. Other conditionings than the DW-Mesh's show a part of its holes, so only the second region is new to all. Sums
+are kept for each frame, so that any choice of frames gives exact figures afterwards. numpy and OpenCV only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-REGIONS: Final = ("hole", "whole", "known")
+REGIONS: Final = ("hole", "whole", "known", "unseen")
 FIGURES: Final = ("psnr", "ssim", "gradient", "flicker")
 """Masked PSNR in dB; masked SSIM; the gradient distance, 0 … 2; and flicker in grey levels of 255."""
 
@@ -74,6 +75,11 @@ class FillScores:
             "flicker": total(self.flicker) / pairs if pairs >= LEAST_PIXELS else math.nan,
         }
 
+    def share(self, region: str, of: str) -> float:
+        """How large a region is beside another one, over all frames; NaN beside none."""
+        part, whole = (float(self.pixels[REGIONS.index(name)].sum()) for name in (region, of))
+        return part / whole if whole else math.nan
+
 
 def fill_scores(
     filled: Frames, truth: Frames, holes: NDArray[np.bool_], visible: NDArray[np.bool_] | None = None
@@ -84,7 +90,7 @@ def fill_scores(
         filled, truth: (F,H,W,3) uint8 sRGB.
         holes: (F,H,W) bool, what the DW-Mesh's conditioning does not know.
         visible: (F,H,W) bool, what the source camera sees of the truth: the rest is not `known`, whatever the
-            conditioning shows there. Everything by default.
+            conditioning shows there, and holes elsewhere are not `unseen`. By default it sees what is no hole.
 
     Raises:
         ValueError: shapes that do not fit each other.
@@ -92,8 +98,8 @@ def fill_scores(
     if filled.shape != truth.shape or filled.shape[:3] != holes.shape:
         raise ValueError(f"a fill {filled.shape}, a truth {truth.shape} and holes {holes.shape} are not of one clip")
     sums = np.zeros((7, len(REGIONS), len(filled)))
-    everywhere = np.ones_like(holes)
-    regions_of = np.stack([holes, everywhere, ~holes & (everywhere if visible is None else visible)], axis=1)
+    visible = ~holes if visible is None else visible
+    regions_of = np.stack([holes, np.ones_like(holes), ~holes & visible, holes & ~visible], axis=1)
     before: tuple[Plane, NDArray[np.bool_]] | None = None
     for index, (ours, theirs, regions) in enumerate(zip(filled, truth, regions_of, strict=True)):
         a, b = ours.astype(np.float32), theirs.astype(np.float32)

@@ -45,8 +45,10 @@ def summary(cases: Sequence[ScoredCase], rows: Sequence[str], leader: str) -> di
     """All figures as a JSON document.
 
     Keys: `by_swing` and `by_angle` hold, for each orbit or range of angles, for each row and figure of the holes
-    [mean, standard error, scenes]; `whole` the same by orbit over whole frames. `lead` is how far `leader` is ahead of
-    each other row by angle, case by case, so that scenes that are hard for all do not blur it; positive is better.
+    [mean, standard error, scenes]; `whole` the same by orbit over whole frames, `unseen_by_swing` and
+    `unseen_by_angle` where the source really saw nothing. `lead` is how far `leader` is ahead of each other row by
+    angle, case by case, so that scenes that are hard for all do not blur it; positive is better. `lead_unseen` is its
+    like where the source saw nothing. `hidden` is the share of the holes that the source did see.
     `known` is the PSNR of what the conditioning knows and the source really saw: [mean, standard error, cases].
     """
     swings = list(dict.fromkeys(case.swing for case in cases))
@@ -57,15 +59,25 @@ def summary(cases: Sequence[ScoredCase], rows: Sequence[str], leader: str) -> di
         "by_swing": {swing: _rows([case for case in cases if case.swing == swing], rows, "hole") for swing in swings},
         "whole": {swing: _rows([case for case in cases if case.swing == swing], rows, "whole") for swing in swings},
         "by_angle": {range_name(*bucket): _rows(cases, rows, "hole", bucket) for bucket in buckets},
+        "unseen_by_swing": {
+            swing: _rows([case for case in cases if case.swing == swing], rows, "unseen") for swing in swings
+        },
+        "unseen_by_angle": {range_name(*bucket): _rows(cases, rows, "unseen", bucket) for bucket in buckets},
         "lead": {range_name(*bucket): lead(cases, rows, leader, bucket) for bucket in buckets},
+        "lead_unseen": {range_name(*bucket): lead(cases, rows, leader, bucket, "unseen") for bucket in buckets},
         "lead_fine": {range_name(*bin_): lead(cases, rows, leader, bin_) for bin_ in itertools.pairwise(FINE_DEG)},
         "known": mean_and_error([case.scores[rows[0]].figures("known")["psnr"] for case in cases]),
+        "hidden": mean_and_error([1 - case.scores[rows[0]].share("unseen", "hole") for case in cases]),
     }
     return document
 
 
 def lead(
-    cases: Sequence[ScoredCase], rows: Sequence[str], leader: str, bucket: tuple[float, float]
+    cases: Sequence[ScoredCase],
+    rows: Sequence[str],
+    leader: str,
+    bucket: tuple[float, float],
+    region: str = "hole",
 ) -> dict[str, dict[str, list[float]]]:
     """By row and figure, [mean, standard error, scenes] of how far `leader` is ahead; positive is better."""
     result: dict[str, dict[str, list[float]]] = {}
@@ -73,7 +85,7 @@ def lead(
         if row == leader:
             continue
         pairs = [
-            (case.scores[leader].figures("hole", chosen), case.scores[row].figures("hole", chosen))
+            (case.scores[leader].figures(region, chosen), case.scores[row].figures(region, chosen))
             for case in cases
             for chosen in [case.frames_between(*bucket)]
         ]
@@ -124,25 +136,27 @@ def range_name(low: float, high: float) -> str:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """Markdown: each figure of the holes by orbit and by angle, whole frames, and the lead."""
+    """Markdown: each figure of the holes by orbit and by angle, of what was never seen, whole frames, and the lead."""
     parts = [_heading(document)]
-    for figure in FIGURES:
+    for of, where in (("", ""), ("unseen_", ", where the source really saw nothing")):
         columns = {
-            **{f"{name}°": rows for name, rows in document["by_swing"].items()},
-            **{f"at {name}°": rows for name, rows in document["by_angle"].items()},
+            **{f"{name}°": rows for name, rows in document[f"{of}by_swing"].items()},
+            **{f"at {name}°": rows for name, rows in document[f"{of}by_angle"].items()},
         }
-        parts.append(f"**{FIGURE_TITLES[figure]}** ({'more' if BETTER[figure] > 0 else 'less'} is better)")
-        parts.append(_grid(document["rows"], columns, figure, best=BETTER[figure]))
+        for figure in FIGURES:
+            parts.append(f"**{FIGURE_TITLES[figure]}{where}** ({'more' if BETTER[figure] > 0 else 'less'} is better)")
+            parts.append(_grid(document["rows"], columns, figure, best=BETTER[figure]))
     parts.append("**PSNR of the whole frame, dB**")
     parts.append(
         _grid(document["rows"], {f"{name}°": rows for name, rows in document["whole"].items()}, "psnr", best=1)
     )
     others = [row for row in document["rows"] if row != document["leader"]]
-    for figure, title in (("psnr", "in PSNR, dB"), ("ssim", "in SSIM"), ("gradient", "in gradient distance")):
-        if others:
-            parts.append(f"**Lead of {document['leader']} in the holes {title}** (case by case; positive is ahead)")
-            columns = {f"at {name}°": rows for name, rows in document["lead"].items()}
-            parts.append(_grid(others, columns, figure, best=0))
+    for key, where in (("lead", "in the holes"), ("lead_unseen", "where the source saw nothing")):
+        columns = {f"at {name}°": rows for name, rows in document[key].items()}
+        for figure, title in (("psnr", "in PSNR, dB"), ("ssim", "in SSIM"), ("gradient", "in gradient distance")):
+            if others:
+                parts.append(f"**Lead of {document['leader']} {where} {title}** (case by case; positive is ahead)")
+                parts.append(_grid(others, columns, figure, best=0))
     return "\n\n".join(parts)
 
 
@@ -152,9 +166,11 @@ def _heading(document: Mapping[str, Any]) -> str:
     )
     passed = sum(document.get("turned_away", {}).values())
     mean, error, _ = document["known"]
+    hidden, hidden_error, _ = document["hidden"]
     return (
         f"Scenes: {counts}; {passed} passed over, where the camera would have stood in or behind something. "
-        f"Known pixels agree with the truth by {mean:.1f} ± {error:.1f} dB. Mean ± standard error over scenes."
+        f"Known pixels agree with the truth by {mean:.1f} ± {error:.1f} dB. The source saw "
+        f"{100 * hidden:.0f} ± {100 * hidden_error:.0f} % of the holes. Mean ± standard error over scenes."
     )
 
 

@@ -115,6 +115,22 @@ def test_what_an_unseen_thing_hides_is_not_known() -> None:
     assert math.isfinite(scores.figures("hole")["psnr"])  # a hole is one all the same
 
 
+def test_a_hole_where_the_source_looked_is_none_of_what_was_never_seen() -> None:
+    """Or a conditioning that shows more of it would fill what was never seen the better for that."""
+    truth = textured(FRAMES)
+    filled = truth.copy()
+    filled[holes()] = 0
+    filled[:, :, : WIDTH // 4] = truth[:, :, : WIDTH // 4]
+    visible = ~holes()
+    visible[:, :, : WIDTH // 4] = True
+    scores = fill_scores(filled, truth, holes(), visible)
+    assert scores.figures("unseen")["psnr"] < scores.figures("hole")["psnr"]
+    assert 0 < scores.share("unseen", "hole") < 1
+    filled[holes() & visible] = 255  # whatever stands there
+    assert fill_scores(filled, truth, holes(), visible).figures("unseen")["psnr"] == scores.figures("unseen")["psnr"]
+    assert fill_scores(filled, truth, holes()).share("unseen", "hole") == 1
+
+
 def test_shapes_have_to_fit() -> None:
     truth = textured(FRAMES)
     with pytest.raises(ValueError, match="not of one clip"):

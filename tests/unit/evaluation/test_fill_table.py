@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from ex4d_engine.evaluation.fill_metrics import FIGURES, FillScores
+from ex4d_engine.evaluation.fill_metrics import FIGURES, REGIONS, FillScores
 from ex4d_engine.evaluation.fill_pictures import PLOT_COLOURS, contact_sheet, lead_plot
 from ex4d_engine.evaluation.fill_table import ScoredCase, mean_and_error, summary, table
 
@@ -19,7 +19,7 @@ PIXELS = 1000.0
 
 def scores(psnr: np.ndarray, ssim: float = 0.5) -> FillScores:
     """Holes in all frames but the first, of this PSNR in each."""
-    pixels = np.tile(np.where(ANGLES > 0, PIXELS, 0.0), (3, 1))
+    pixels = np.tile(np.where(ANGLES > 0, PIXELS, 0.0), (len(REGIONS), 1))
     squares = pixels * 255**2 / 10 ** (np.asarray(psnr) / 10)
     return FillScores(pixels, squares, pixels * ssim, pixels * 0.5, pixels, pixels, pixels * 3.0)
 
@@ -54,6 +54,8 @@ def test_the_lead_is_taken_case_by_case() -> None:
     assert (mean, error, count) == pytest.approx((25, 5, 2))
     assert document["lead"]["0-30"]["preview"]["ssim"][0] == pytest.approx(0.25)
     assert document["lead"]["0-30"]["preview"]["flicker"][0] == 0
+    assert document["lead_unseen"]["60-90"]["preview"]["psnr"][0] == pytest.approx(3)
+    assert document["hidden"] == [0, 0, 2]  # here everything in the holes is unseen
     json.dumps(document)
 
 
