@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from ..diffusion.camera_encoder import CameraEncoder
 from ..diffusion.checkpoints import ADAPTER_NAME, LORA_TARGETS, load_adapter, original_lora_name
-from ..diffusion.folder_adapter import folder_adapter
-from ..diffusion.loading import load_component
 from ..diffusion.transformer import Ex4dTransformer3DModel
 from ..errors import Ex4dError
-from .lora_config import OWN_ADAPTER, AdapterShape, BaseModel, LoraTraining
+from .lora_config import AdapterShape
 
 
 class AdapterNetwork(nn.Module):
@@ -62,34 +60,6 @@ class AdapterNetwork(nn.Module):
             ray_latent=rays,
         )
         return prediction.float()
-
-
-def load_network(training: LoraTraining, model_folder: Path, dtype: torch.dtype) -> AdapterNetwork:
-    """The network of a model folder on the CPU, base in `dtype`, adapters in float32 and drawn from the run's seed.
-
-    Raises:
-        Ex4dError: `model_missing`, `model_invalid`; `bad_request` if the adapter to start from has another rank.
-    """
-    transformer = load_component(Ex4dTransformer3DModel, model_folder / "transformer", dtype)
-    return with_adapter(transformer, training.adapter, training.run.seed, start_adapter(training.model, model_folder))
-
-
-def start_adapter(model: BaseModel, model_folder: Path) -> Path | None:
-    """The adapter that training goes on from; None for a fresh one.
-
-    Raises:
-        Ex4dError: `model_missing` if it is to be the model folder's own and there is none.
-    """
-    if model.start_from != OWN_ADAPTER:
-        return Path(model.start_from) if model.start_from else None
-    own = folder_adapter(model_folder)
-    if own is None:
-        raise Ex4dError(
-            "model_missing",
-            f"The model folder {model_folder} has no adapter of its own to start from.",
-            "Leave model.start_from out for a fresh one, or name a file.",
-        )
-    return own
 
 
 def with_adapter(

@@ -105,10 +105,10 @@ class Skips:
         """Lines for the end of a run; none where nothing was left out."""
         lines = []
         if self.too_short:
-            lines.append(f"{len(self.too_short)} clips are shorter than a window and were left out:")
+            lines.append(f"Clips that are shorter than a window and were left out: {len(self.too_short)}")
             lines += [f"  {name}" for name in self.too_short]
         if self.problems:
-            lines.append(f"{len(self.problems)} clips could not be used and were left out:")
+            lines.append(f"Clips, or windows of them, that could not be used and were left out: {len(self.problems)}")
             lines += [f"  {name}: {message}" for name, message in self.problems]
         return lines
 
@@ -126,6 +126,11 @@ def clip_paths(folder: Path) -> list[Path]:
     return sorted(movies | {path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES})
 
 
+def clip_name(path: Path, folder: Path) -> str:
+    """What messages call a clip of `folder`: its way from there, or the folder's own name if it is the clip."""
+    return folder.name if path == folder else path.relative_to(folder).as_posix()
+
+
 def list_clips(folder: Path, cache: Path, skips: Skips, reporter: Reporter) -> list[Clip]:
     """The clips of `folder` by name. What was found out of each is remembered in `cache` while its files stay the same.
 
@@ -140,7 +145,7 @@ def list_clips(folder: Path, cache: Path, skips: Skips, reporter: Reporter) -> l
     for done, path in enumerate(paths):
         reporter.check()
         reporter.progress("list clips", done, len(paths))
-        name = path.relative_to(folder).as_posix()
+        name = clip_name(path, folder)
         with skips.leaving_out(name):
             files = _files(path)
             stamp = _stamp(files)
@@ -185,14 +190,15 @@ def read_window(window: Window, height: int, width: int, reporter: Reporter) -> 
     """(F, H, W, 3) uint8: the window's frames, scaled to cover the size and cut at the middle.
 
     Raises:
-        Ex4dError: what reading the clip raises; `no_frames` if decoding gives none.
+        Ex4dError: what reading the clip raises; `unreadable_video` if decoding meets damage; `no_frames` if it gives
+            none.
     """
-    path = window.clip.path
+    path, held = window.clip.path, min(window.wanted, window.clip.frame_count - window.first)
     first = probe(path).first_number + window.first
-    frames = [
-        covering(frame.image, height, width)
-        for frame in read_frames(path, first=first, last=first + window.wanted - 1, reporter=OnlyCancel(reporter))
-    ]
+    reading = read_frames(path, first=first, last=first + held - 1, reporter=OnlyCancel(reporter))
+    frames = [covering(frame.image, height, width) for frame in reading]
+    if reading.notes:  # a frame that stands still for those that are lost would be learned
+        raise Ex4dError("unreadable_video", f"{path} is damaged: {' '.join(reading.notes)}", "Export the clip again.")
     if not frames:
         raise Ex4dError("no_frames", f"{path} gave no frames.", "Check the file.")
     frames += [frames[-1]] * (window.wanted - len(frames))

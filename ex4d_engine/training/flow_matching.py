@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion.scheduler import NUM_TRAIN_TIMESTEPS, TrainingSchedule
+from ..diffusion.scheduler import NUM_TRAIN_TIMESTEPS, TrainingSchedule, even_sigmas
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,21 @@ def level_at(schedule: TrainingSchedule, index: int) -> NoiseLevel:
 
 def logit_normal_level(shift: float, generator: torch.Generator) -> NoiseLevel:
     """A level whose logit is normal before the shift: the middle is drawn more often instead of counted for more."""
-    even = float(torch.sigmoid(torch.randn((), generator=generator)))
+    return unweighted_level(float(torch.sigmoid(torch.randn((), generator=generator))), shift)
+
+
+def few_steps_level(shift: float, steps: int, share: float, generator: torch.Generator) -> NoiseLevel:
+    """A level drawn evenly before the shift or, as often as `share` says, one of those that `steps` steps are made at.
+
+    The weights of `uniform_level` are 0 at the highest level, and of few steps that is the first.
+    """
+    even = 1 - float(torch.rand((), generator=generator))
+    sampled = float(even_sigmas(steps)[torch.randint(steps, (), generator=generator)])
+    return unweighted_level(sampled if torch.rand((), generator=generator) < share else even, shift)
+
+
+def unweighted_level(even: float, shift: float) -> NoiseLevel:
+    """The level that the shift makes of one in 0…1; it counts like any other."""
     sigma = shift * even / (1 + (shift - 1) * even)
     return NoiseLevel(sigma, sigma * NUM_TRAIN_TIMESTEPS, 1.0)
 

@@ -309,7 +309,7 @@ def _texts(
     unused = ["data.prompt"] if training.data.prompt else []
     unused += ["captions"] if any(window.prompt for window in windows) else []
     if unused:
-        reporter.log(f"{folder.name} knows no text: it has no use for {' and '.join(unused)}.")
+        reporter.log(f"{training.model.title} knows no text: it has no use for {' and '.join(unused)}.")
     embeds = constant_prompt(folder)
     file = cache / f"{digest_of(FORMAT, _ends(folder / PROMPT_FILE))}.safetensors"
     if not _is_readable(file):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -13,10 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..diffusion.scheduler import TrainingSchedule, training_schedule
-from .flow_matching import NoiseLevel, logit_normal_level, noised, sample_number, seeded, uniform_level
+from .flow_matching import NoiseLevel, noised, sample_number, seeded
 from .latent_cache import CachedData, TrainingTensors, read_sample
 from .lora_config import LoraTraining
+from .lora_levels import level_source
 
 _AHEAD: Final = 2  # micro-batches that wait in memory
 
@@ -60,7 +60,7 @@ class BatchSource:
 
     def __init__(self, training: LoraTraining, data: CachedData) -> None:
         self._training, self._data = training, data
-        self._schedule: TrainingSchedule = training_schedule(data.shift)
+        self._level = level_source(training.objective, data.shift)
 
     def count(self, ranks: int) -> int:
         """Micro-batches of a step on each of `ranks`."""
@@ -100,14 +100,9 @@ class BatchSource:
         generator = seeded(training.run.seed, "sample", position)
         number = sample_number(training.run.seed, position, len(self._data.training))
         mask = int(torch.randint(training.data.masks_per_clip, (), generator=generator))
-        level = self._level()(generator)
+        level = self._level(generator)
         tensors = read_sample(self._data.training[number], mask)
         return tensors, torch.randn(tensors.target.shape, generator=generator), level
-
-    def _level(self) -> Callable[[torch.Generator], NoiseLevel]:
-        if self._training.objective.noise_levels == "uniform":
-            return lambda generator: uniform_level(self._schedule, generator)
-        return lambda generator: logit_normal_level(self._data.shift, generator)
 
 
 def stacked(samples: list[tuple[TrainingTensors, Tensor, NoiseLevel]]) -> MicroBatch:

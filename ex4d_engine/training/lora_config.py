@@ -44,6 +44,11 @@ class BaseModel:
     folder: str = ""
     start_from: str = ""
 
+    @property
+    def title(self) -> str:
+        """What messages call the model."""
+        return Path(self.folder).name or self.name
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -103,9 +108,16 @@ class AdapterShape:
 
 @dataclass(frozen=True)
 class Objective:
-    """[objective]: noise_levels "uniform" over the shifted schedule with the published weights, or "logit_normal"."""
+    """[objective]: under how much noise a model is asked.
 
-    noise_levels: str = _choice("uniform", "logit_normal")
+    noise_levels: "uniform" over the shifted schedule with the published weights; "logit_normal" before the shift; or
+        "few_steps", evenly before the shift, except for a share at the levels of the steps that it will sample in.
+    sampling_steps, sampled_share: how many steps these are, and that share; of "few_steps" only.
+    """
+
+    noise_levels: str = _choice("uniform", "logit_normal", "few_steps")
+    sampling_steps: int = _number(4, 1, 100)
+    sampled_share: float = _number(0.25, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -198,6 +210,8 @@ class LoraTraining:
         free |= {f"run.{entry.name}" for entry in dataclasses.fields(Upkeep)} - {"run.seed", "run.validation_clips"}
         if self.optimiser.schedule == "constant":
             free.add("optimiser.steps")  # which then changes nothing about a step
+        if self.objective.noise_levels != "few_steps":
+            free |= {"objective.sampling_steps", "objective.sampled_share"}
         entries = {
             f"{section}.{name}": value for section, values in self.to_json().items() for name, value in values.items()
         }

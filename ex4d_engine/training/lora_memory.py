@@ -63,8 +63,8 @@ def check_machine(training: LoraTraining, model_folder: Path, device: torch.devi
             need = training_need_gib(training, size, 1, 2)
             raise Ex4dError(
                 "out_of_memory",
-                f"{model_folder.name} has {parameters}: training it takes a graphics card with about {need:.0f} GiB, "
-                "and there is none here.",
+                f"{training.model.title} has {parameters}: training it takes a graphics card with about {need:.0f} "
+                "GiB, and there is none here.",
                 "Train on a machine that has one, or choose a small model.",
             )
         free = psutil.virtual_memory().available / GIB
@@ -82,7 +82,7 @@ def check_machine(training: LoraTraining, model_folder: Path, device: torch.devi
             hints.append("more graphics cards (--gpus)")
         raise Ex4dError(
             "out_of_memory",
-            f"Training {model_folder.name} ({parameters}) so takes about {need:.1f} GiB of {device}, "
+            f"Training {training.model.title} ({parameters}) so takes about {need:.1f} GiB of {device}, "
             f"which has {free:.1f} GiB free.",
             f"Choose {', '.join(hints[:-1])} or {hints[-1]}.",
         )

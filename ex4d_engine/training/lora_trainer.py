@@ -21,11 +21,12 @@ from ..diffusion.ranks import Ranks
 from ..errors import Cancelled, Ex4dError
 from ..files import prepare_folder, write_bytes
 from .adapter_export import export_adapter, layer_sizes
-from .adapter_network import load_network
 from .latent_cache import CachedData, fingerprint
 from .lora_batches import BatchSource, MicroBatch
 from .lora_checkpoint import load_newest, save_checkpoint, state_bytes, whole
 from .lora_config import LoraTraining
+from .lora_levels import validation_levels
+from .lora_network import load_network
 from .lora_step import averaged, new_run, placed, rate_at, train_step
 from .lora_validation import generated_latents, side_by_side, validation_loss
 from .training_log import TrainingLog
@@ -148,7 +149,8 @@ class _Trainer:
     def _validate(self, log: TrainingLog | None) -> None:
         run, job, training = self._run, self._job, self._training
         with averaged(self._network, run):
-            loss = validation_loss(self._network, job.data, self._device, self._reporter)
+            levels = validation_levels(training.objective, job.data.shift)
+            loss = validation_loss(self._network, job.data, levels, self._device, self._reporter)
             clips = [
                 generated_latents(
                     self._network, job.data, number, training.run.validation_steps, self._device, self._reporter

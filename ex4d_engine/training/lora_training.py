@@ -21,13 +21,13 @@ from ..files import prepare_folder
 from ..models import store
 from ..progress import Reporter
 from ..torch_device import torch_device
-from .adapter_network import start_adapter
 from .clip_folder import Skips
 from .latent_cache import MaskSource, build_cache
 from .lora_checkpoint import checkpoint_files, require_settings
 from .lora_config import LoraTraining
 from .lora_masks import MixedMasks
 from .lora_memory import check_machine
+from .lora_network import start_adapter
 from .lora_trainer import TrainingJob, train_rank
 
 CACHE_FOLDER: Final = "cache"
@@ -81,7 +81,7 @@ def train_lora(
         try:
             data = build_cache(training, model_folder, cache or out / CACHE_FOLDER, job_masks, where, skips, reporter)
             if data.padded:
-                reporter.log(f"{data.padded} windows of clips that are too short end with their last frame repeated.")
+                reporter.log(f"Windows that are longer than their clip and repeat its last frame: {data.padded}")
             dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
             return _run(TrainingJob(training, model_folder, data, out, dtype, resume), where, gpus, reporter)
         finally:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,28 +15,37 @@ from torch import Tensor, nn
 from ..diffusion import preprocess
 from ..diffusion.loading import autoencoder_class, load_component
 from ..diffusion.pipeline import Ex4dPipeline
-from ..diffusion.scheduler import euler_scheduler, set_sampling_steps, training_schedule
+from ..diffusion.scheduler import euler_scheduler, set_sampling_steps
 from ..diffusion.streaming_vae import StreamingDecoder
 from ..progress import Reporter
-from .flow_matching import level_at, seeded, velocity_error
+from .flow_matching import NoiseLevel, seeded, velocity_error
 from .latent_cache import CachedData, TrainingTensors, read_sample
 from .lora_batches import MicroBatch, stacked
 
-_LEVELS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Places in the noise schedule, as shares of it, that the loss is the mean of."""
-
 
 @torch.no_grad()
-def validation_loss(network: nn.Module, data: CachedData, device: torch.device, reporter: Reporter) -> float:
-    """The mean weighted loss over all validation windows at fixed levels and noise; every rank computes all of it."""
-    schedule = training_schedule(data.shift)
+def validation_loss(
+    network: nn.Module,
+    data: CachedData,
+    levels: Mapping[float, NoiseLevel],
+    device: torch.device,
+    reporter: Reporter,
+) -> float:
+    """The mean weighted loss over all validation windows; every rank computes all of it.
+
+    Args:
+        network: on `device`.
+        data: whose validation windows are looked at.
+        levels: from `validation_levels`. At each the noise is the same every time.
+        device: this rank's.
+        reporter: checked at every level.
+    """
     total, count = 0.0, 0
     for number, sample in enumerate(data.validation):
         tensors = read_sample(sample, 0)
-        for share in _LEVELS:
+        for place, level in levels.items():
             reporter.check()
-            level = level_at(schedule, int(share * len(schedule.sigmas)))
-            noise = torch.randn(tensors.target.shape, generator=seeded("validation", number, share))
+            noise = torch.randn(tensors.target.shape, generator=seeded("validation", number, place))
             batch = stacked([(tensors, noise, level)]).to(device)
             error = velocity_error(predicted(network, batch), batch.target, batch.noise)
             total += float((batch.weight * error).mean())

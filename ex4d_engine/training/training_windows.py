@@ -21,7 +21,7 @@ from ..depth.registry import depth_source
 from ..errors import Ex4dError
 from ..progress import Reporter
 from ..tensor_saving import save_tensors
-from .clip_folder import Frames, OnlyCancel, Skips, Window, caption, list_clips, read_window, windows
+from .clip_folder import Frames, OnlyCancel, Skips, Window, caption, clip_name, list_clips, read_window, windows
 from .depth_clips import HELD_OUT_SEED
 from .lora_config import LoraTraining, TrainingData
 
@@ -101,7 +101,7 @@ def drawn_window(
 
 
 def _filmed_window(window: Window, folder: Path, data: TrainingData, cache: Path) -> TrainingWindow:
-    name = window.clip.path.relative_to(folder).as_posix()
+    name = clip_name(window.clip.path, folder)
     key = digest_of("clip", window.clip.digest, window.first, *_size(data), data.depth)
 
     def load(reporter: Reporter) -> WindowPixels:

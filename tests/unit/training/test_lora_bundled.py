@@ -16,15 +16,20 @@ from safetensors.torch import load_file, save_file
 from ex4d_engine import bundled_model, cli
 from ex4d_engine.bundled_model import BUNDLED
 from ex4d_engine.diffusion import preprocess
-from ex4d_engine.diffusion.loading import constant_prompt, load_pipeline
+from ex4d_engine.diffusion.bundled_codec import BundledCodec
+from ex4d_engine.diffusion.loading import constant_prompt, load_component, load_pipeline
+from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
 from ex4d_engine.stages import GenerateOptions, generate, reconstruct, render
 from ex4d_engine.stages.diffusion_presets import ADAPTER
+from ex4d_engine.training.adapter_network import AdapterNetwork, with_adapter
+from ex4d_engine.training.bundled_camera import begin_as_the_base
 from ex4d_engine.training.clip_folder import Skips
 from ex4d_engine.training.latent_cache import build_cache, read_sample
-from ex4d_engine.training.lora_batches import BatchSource
-from ex4d_engine.training.lora_config import LoraTraining
+from ex4d_engine.training.lora_batches import BatchSource, Place
+from ex4d_engine.training.lora_config import AdapterShape, LoraTraining
+from ex4d_engine.training.lora_network import load_network
 from ex4d_engine.training.lora_training import train_lora
 from tests import tiny_model
 from tests.tiny_shot import orbit_take, settings
@@ -178,6 +183,43 @@ def test_the_model_s_own_adapter_can_be_trained_further(
     with pytest.raises(Ex4dError, match="no adapter of its own") as caught:
         train(tmp_path / "other", config(bare, clips, model={"start_from": "own"}))
     assert caught.value.code == "model_missing" and not (tmp_path / "other").exists()
+
+
+def test_a_fresh_adapter_says_from_the_start_what_is_kept(bundled: Path, clips: Path, model_folder: Path) -> None:
+    """The camera encoder begins at what the transformer can read, as in stage `adapter`; Wan's begins at nothing."""
+
+    def fresh(folder: Path, **changes: dict[str, Any]) -> AdapterNetwork:
+        return load_network(config(folder, clips, **changes), folder, torch.float32)
+
+    wide = {"adapter": {"camera_channels": 2 * 49}}
+    begun = fresh(bundled, **wide)
+    wanted = with_adapter(transformer_of(bundled), AdapterShape(4, 4.0, camera_channels=2 * 49), 0)
+    begin_as_the_base(wanted, load_component(BundledCodec, bundled / "vae", torch.float32))
+    for name, value in wanted.camera_encoder.state_dict().items():
+        assert torch.equal(begun.camera_encoder.state_dict()[name], value), name
+    assert begun.camera_encoder.latent_patch_embedding.weight.any()
+    assert all(parameter.requires_grad for parameter in begun.camera_encoder.parameters())
+    own = fresh(bundled, model={"start_from": "own"})
+    published = load_file(bundled / "ex4d.safetensors")["latent_patch_embedding.weight"]
+    assert torch.equal(own.camera_encoder.latent_patch_embedding.weight, published.float())
+    assert not fresh(model_folder, **wide).camera_encoder.latent_patch_embedding.weight.any()
+
+
+def transformer_of(folder: Path) -> Ex4dTransformer3DModel:
+    transformer: Ex4dTransformer3DModel = load_component(Ex4dTransformer3DModel, folder / "transformer", torch.float32)
+    return transformer
+
+
+def test_few_steps_train_the_level_that_sampling_begins_at(bundled: Path, clips: Path, tmp_path: Path) -> None:
+    few = {"noise_levels": "few_steps", "sampling_steps": 1, "sampled_share": 1.0}
+    training = config(bundled, clips, objective=few, run={"validate_every": 6, "validation_steps": 1})
+    data = build_cache(training, bundled, tmp_path, BoxMasks(), CPU, Skips(), Silent())
+    batch = BatchSource(training, data).draw(0, Place(0, 0, 1))
+    assert torch.equal(batch.noisy, batch.noise) and batch.weight.tolist() == [1.0]
+    train(tmp_path / "out", training)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "losses.jsonl").read_text("utf-8").splitlines()]
+    assert all(line["loss"] > 0 for line in lines if "loss" in line)
+    assert [line["step"] for line in lines if line.get("validation_loss", 0) > 0] == [6]
 
 
 def test_without_the_model_it_says_so(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from ex4d_engine.training.clip_folder import (
     read_window,
     windows,
 )
+from ex4d_engine.video import probe
 from tests.unit.training.lora_material import picture, save_images, save_movie
 
 
@@ -47,7 +48,7 @@ def test_clips_are_found_and_bad_ones_left_out(folder: Path, tmp_path: Path) -> 
     assert [(clip.path.name, clip.frame_count) for clip in clips] == [("a folge", 5), ("b.mp4", 9), ("c lang.mp4", 30)]
     assert sorted(name for name, _ in skips.problems) == ["empty.mov", "gap", "torn.mp4"]
     report = "\n".join(skips.report())
-    assert "3 clips could not be used" in report and "Frame 2 is missing" in report
+    assert "could not be used and were left out: 3" in report and "Frame 2 is missing" in report
     assert Skips().report() == []
 
 
@@ -108,7 +109,7 @@ def test_windows_are_spread_over_a_clip() -> None:
     assert starts(8, 1) == [(0, True)]
     assert skips.report() == []
     assert starts(8, 1, keep_short=False) == []
-    assert skips.report() == ["1 clips are shorter than a window and were left out:", "  a.mp4"]
+    assert skips.report() == ["Clips that are shorter than a window and were left out: 1", "  a.mp4"]
 
 
 def test_a_window_holds_its_frames(folder: Path) -> None:
@@ -121,6 +122,30 @@ def test_a_window_holds_its_frames(folder: Path) -> None:
     movie = read_window(Window(Clip(folder / "b.mp4", "", 9), 4, 3), 32, 48, Silent())
     wanted = np.stack([picture(n, 1) for n in (4, 5, 6)])
     assert np.abs(movie.astype(int) - wanted).mean() < 8  # it was compressed
+
+
+def test_a_window_with_lost_frames_is_left_out_and_the_others_of_its_clip_are_used(tmp_path: Path) -> None:
+    """Decoders repeat the last good frame instead: a clip that stands still would be learned."""
+    whole = save_movie(tmp_path / "whole.mp4", 120, height=128, width=192).read_bytes()
+    torn, hole = int(0.35 * len(whole)), int(0.3 * len(whole))
+    path = tmp_path / "torn ü.mp4"
+    path.write_bytes(whole[:torn] + bytes(hole) + whole[torn + hole :])
+    clip = Clip(path, "", probe(path).frame_count or 0)
+    assert len(read_window(Window(clip, 0, 25), 32, 48, Silent())) == 25
+    skips = Skips()
+    with skips.leaving_out("torn"):
+        read_window(Window(clip, 44, 33), 32, 48, Silent())
+    (line,) = skips.report()[1:]
+    assert "torn ü.mp4 is damaged" in line and "cannot be decoded" in line
+
+
+def test_a_folder_that_is_the_clip_has_a_name(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "eine Folge ü", 5)
+    (folder / "shot.0002.png").unlink()
+    skips = Skips()
+    with pytest.raises(Ex4dError):
+        list_clips(folder, tmp_path, skips, Silent())
+    assert [name for name, _ in skips.problems] == ["eine Folge ü"]
 
 
 def test_pictures_cover_the_size_and_keep_their_shape() -> None:

@@ -16,7 +16,7 @@ from ex4d_engine.diffusion.checkpoints import LORA_TARGETS
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.stages.generate_options import DEFAULTS
 from ex4d_engine.training.bundled_adapter import ADAPTER_SHAPE
-from ex4d_engine.training.lora_config import LoraTraining, TrainingData, parse_config, read_config
+from ex4d_engine.training.lora_config import BaseModel, LoraTraining, TrainingData, parse_config, read_config
 from tests.conftest import REPOSITORY
 
 CLIPS = {"data": {"clips": "footage"}}
@@ -39,7 +39,8 @@ def test_the_documented_example_of_the_small_model_fits_it() -> None:
     assert training.adapter == ADAPTER_SHAPE and training.model.start_from == "own"
     assert training.data.height * training.data.width == draft.area
     assert training.masks.least_erosion == training.masks.most_erosion == 2 * draft.erosion + 1
-    assert training.run.validation_steps == draft.steps
+    assert training.run.validation_steps == training.objective.sampling_steps == draft.steps
+    assert training.objective.noise_levels == "few_steps"
     assert training.optimiser.steps > 10 * training.optimiser.warm_up_steps
 
 
@@ -83,6 +84,8 @@ def test_what_is_printed_reads_back_the_same() -> None:
         ({"optimiser": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"optimiser": {"gradient_checkpointing": 1}}, "true or false"),
         ({"optimiser": {"schedule": "linear"}}, "cosine or constant"),
+        ({"objective": {"noise_levels": "even"}}, "uniform or logit_normal or few_steps"),
+        ({"objective": {"sampled_share": 1.5}}, "objective.sampled_share is 1.5.*0.0 to 1.0"),
         ({"optimiser": {"batch": 3, "micro_batch": 2}}, "batch 3 is no multiple of micro_batch 2"),
         ({"data": {"frames": 48}}, "48.*4k"),
         ({"data": {"width": 500}}, "500x512.*16 pixels"),
@@ -131,6 +134,17 @@ def test_what_makes_a_run_itself() -> None:
         parse_config({**CLIPS, "optimiser": {"schedule": "constant", "steps": n}}, Path()).identity() for n in (5, 9)
     ]
     assert constant[0] == constant[1], "more steps at a constant rate are the same run, longer"
+    few = {"sampling_steps": 8}
+    assert one.identity() == parse_config({**CLIPS, "objective": few}, Path()).identity(), "they are not looked at"
+    assert (
+        parse_config({**CLIPS, "objective": {"noise_levels": "few_steps"}}, Path()).identity()
+        != parse_config({**CLIPS, "objective": {"noise_levels": "few_steps", **few}}, Path()).identity()
+    )
+
+
+def test_messages_call_the_model_by_its_name_or_its_folder_s() -> None:
+    assert BaseModel().title == "wan2.1-i2v-14b-480p"
+    assert BaseModel(folder=str(Path("models") / "mein Wan ü")).title == "mein Wan ü"
 
 
 def test_a_configuration_made_in_code_is_checked_too() -> None:
