@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-DEFAULT_PRESET: Final = "preview"
-"""What the demo and a new scene begin with, on any machine. `draft` takes its place when its fills are the better ones
-at every angle (docs/draft.md): so far they are not."""
+DEFAULT_PRESET: Final = "draft"
+"""What the demo and a new scene begin with, on any machine."""
 
 BUNDLED: Final = "ex4d-draft"
 """What takes and trainings call the model; it is in no registry, as nobody has to get it."""

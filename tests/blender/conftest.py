@@ -120,6 +120,7 @@ def scene(addon: Callable[[str], Any], engine_python: Path, made_clip: Path, tmp
     bpy.context.preferences.addons[PACKAGE].preferences.engine_python = str(engine_python)
     scene = bpy.context.scene
     scene.ex4d.clip_path = str(shutil.copy(made_clip, folder / "Flug 飛 é.mkv"))
+    scene.ex4d.preset = "preview"  # the archive under test has no model
     yield scene
     # looked up again: a test may have switched the add-on off and on, and the former ones are freed memory
     bpy.context.preferences.addons[PACKAGE].preferences.engine_python = ""

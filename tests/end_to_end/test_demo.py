@@ -59,6 +59,7 @@ def demonstrate(out: Path, clip: Path) -> dict[str, Any]:
 def test_the_demo_runs_and_runs_again(out: Path, clip: Path) -> None:
     said = demonstrate(out, clip)
     assert (said["take"], said["frames"], said["size"]) == ("take_0001", 5, [96, 96])
+    assert said["preset"] == "draft"
     assert said["shot"] == str(out / "shot") and said["blender"].startswith("5.0")
     assert 0 < said["seconds"]["reconstruct"] < said["seconds"]["total"]
     assert {name: Path(path).is_file() for name, path in said["paths"].items()} == {
