@@ -14,6 +14,7 @@ import bpy
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import Shot, Take, load_shot, load_take
 from .compat import absolute_path
+from .depth_choice import is_in_metres
 from .mesh_import import ImportedShot, find_imported
 
 
@@ -76,6 +77,18 @@ def why_not_imported(scene: bpy.types.Scene) -> str:
         return reason
     assert root is not None
     return "" if find_imported(scene, root) else f"The shot {root.name} is not in this scene: import it first"
+
+
+def why_no_scale(scene: bpy.types.Scene) -> str:
+    """Why there is no scale to set: the depth brings it, or is going to; "" where somebody has to say it."""
+    root = shot_root(scene)
+    imported = None if root is None else find_imported(scene, root)
+    if imported is not None and imported.is_in_metres:
+        return "The shot is in metres already: its depth was"
+    # in the world of a solved camera the depth takes that world's size
+    if is_in_metres(scene.ex4d) and not scene.ex4d.poses_path:
+        return "The chosen depth is in metres already"
+    return ""
 
 
 def open_imported(scene: bpy.types.Scene, shot: Shot) -> ImportedShot:

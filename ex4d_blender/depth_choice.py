@@ -33,6 +33,13 @@ def variant_options(settings: Any) -> dict[str, Any]:
     return {} if name is None else {"variant": getattr(settings, name)}
 
 
+def is_in_metres(settings: Any) -> bool:
+    """Whether the chosen network knows how large things are."""
+    if settings.depth_source == "depth-anything-v2":
+        return "-metric-" in str(settings.depth_anything_v2_variant)
+    return bool(settings.depth_source == "depth-pro")
+
+
 def restriction(settings: Any) -> str:
     """What the chosen network's licence restricts its use to; "" where it does not.
 

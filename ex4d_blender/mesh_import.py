@@ -36,6 +36,7 @@ from .shot_paths import imported_root
 ROLE_PROPERTY = "ex4d_role"
 IDENTITY_PROPERTY = "ex4d_identity"
 FINGERPRINT_PROPERTY = "ex4d_fingerprint"
+METRES_PROPERTY = "ex4d_in_metres"
 MESH_ROLE, BAKED_ROLE, CAMERA_ROLE, COLLECTION_ROLE = "mesh", "baked", "source_camera", "shot"
 SENSOR_WIDTH_MM = 36.0
 
@@ -47,6 +48,11 @@ class ImportedShot:
     collection: bpy.types.Collection
     mesh_object: bpy.types.Object
     camera_object: bpy.types.Object
+
+    @property
+    def is_in_metres(self) -> bool:
+        """Whether its depth was in metres by itself, not because somebody scaled it."""
+        return bool(self.collection.get(METRES_PROPERTY, False))
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ def import_shot(shot: Shot, scene: bpy.types.Scene) -> ImportedShot:
         block[IDENTITY_PROPERTY] = shot_identity(shot)
         block[ROLE_PROPERTY] = role
     mesh_object[FINGERPRINT_PROPERTY] = fingerprint(mesh_object)
+    is_scaled = shot.settings.get("scene_scale") is not None or shot.settings.get("measured") is not None
+    collection[METRES_PROPERTY] = geometry.is_metric and not is_scaled
     collection.objects.link(mesh_object)
     collection.objects.link(camera_object)
     scene.collection.children.link(collection)

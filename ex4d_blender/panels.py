@@ -11,7 +11,7 @@ import bpy.utils.previews
 
 from ..ex4d_engine.errors import Ex4dError
 from . import jobs
-from .current_shot import active_take
+from .current_shot import active_take, why_no_scale
 from .depth_choice import VARIANT_PROPERTIES, restriction
 from .operators.engine import download_command
 from .properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, TURNING_MOVES, scene_rate
@@ -137,12 +137,10 @@ class Reconstruct(Section):
         row = layout.row(align=True)
         row.operator("ex4d.import_shot")
         row.operator("ex4d.bake_mesh_cache")
-        layout.prop(settings, "use_scene_scale")
-        if settings.use_scene_scale:
-            layout.prop(settings, "scene_scale")
-        row = layout.row(align=True)
-        row.prop(settings, "real_length")
-        row.operator("ex4d.set_scale", icon="DRIVER_DISTANCE")
+        if not why_no_scale(context.scene):
+            row = layout.row(align=True)
+            row.prop(settings, "real_length")
+            row.operator("ex4d.set_scale", icon="DRIVER_DISTANCE")
 
 
 class Camera(Section):

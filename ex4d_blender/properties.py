@@ -90,6 +90,11 @@ def _folder_changed(settings: Ex4dSettings, context: bpy.types.Context) -> None:
     take_list.refresh(scene)
 
 
+def _units_changed(settings: Ex4dSettings, context: bpy.types.Context) -> None:
+    """A scale is of the units of one clip's depth and camera."""
+    settings.use_scene_scale = False
+
+
 class Ex4dTake(bpy.types.PropertyGroup):
     """A row of the list of takes; `name` is the take's."""
 
@@ -107,6 +112,7 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         description="A movie, an image, or any file of an image sequence",
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
+        update=_units_changed,
     )
     use_range: BoolProperty(name="Part of the Clip", description="Take only some of the clip's frames")
     range_first: IntProperty(name="First", description="In the clip's own numbers", default=1, min=0)
@@ -124,18 +130,27 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     frame_rate: StringProperty(
         name="Frame Rate", description="Frames per second, such as 24 or 24000/1001; empty: the scene's"
     )
-    depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default=AUTOMATIC_DEPTH)
-    depth_anything_v2_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_V2, default="small")
-    depth_anything_3_variant: EnumProperty(name="Variant", items=DEPTH_ANYTHING_3, default="base")
+    depth_source: EnumProperty(name="Depth", items=DEPTH_SOURCES, default=AUTOMATIC_DEPTH, update=_units_changed)
+    depth_anything_v2_variant: EnumProperty(
+        name="Variant", items=DEPTH_ANYTHING_V2, default="small", update=_units_changed
+    )
+    depth_anything_3_variant: EnumProperty(
+        name="Variant", items=DEPTH_ANYTHING_3, default="base", update=_units_changed
+    )
     depth_path: StringProperty(
         name="Depth Files",
         description="A folder, any file of a sequence, an NPY or NPZ stack, or a depth video",
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
+        update=_units_changed,
     )
-    depth_meaning: EnumProperty(name="Values Are", items=DEPTH_MEANINGS, default="z")
-    depth_near: FloatProperty(name="Near", description="Distance of disparity 1", default=1.0, min=1e-4)
-    depth_far: FloatProperty(name="Far", description="Distance of disparity 0", default=100.0, min=1e-4)
+    depth_meaning: EnumProperty(name="Values Are", items=DEPTH_MEANINGS, default="z", update=_units_changed)
+    depth_near: FloatProperty(
+        name="Near", description="Distance of disparity 1", default=1.0, min=1e-4, update=_units_changed
+    )
+    depth_far: FloatProperty(
+        name="Far", description="Distance of disparity 0", default=100.0, min=1e-4, update=_units_changed
+    )
     ignore_cuts: BoolProperty(
         name="Ignore Cuts", description="Take the clip as one shot, even where it looks edited from several"
     )
@@ -145,6 +160,7 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         "the camera stands still",
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
+        update=_units_changed,
     )
     use_field_of_view: BoolProperty(
         name="Set Lens",
@@ -161,11 +177,19 @@ class Ex4dSettings(bpy.types.PropertyGroup):
         default=36.0,
         min=1.0,
     )
+    # what Set Scale found, for the next reconstruction
     use_scene_scale: BoolProperty(
-        name="Scale to Metres", description="Multiply depth and cameras, so that one unit is one metre"
+        name="Scale to Metres",
+        description="Multiply depth and cameras, so that one unit is one metre",
+        options={"HIDDEN"},
     )
     scene_scale: FloatProperty(
-        name="Metres per Unit", description="Of the shot as its depth source gives it", default=1.0, min=1e-6, max=1e6
+        name="Metres per Unit",
+        description="Of the shot as its depth source gives it",
+        default=1.0,
+        min=1e-6,
+        max=1e6,
+        options={"HIDDEN"},
     )
     real_length: FloatProperty(
         name="Real Length",

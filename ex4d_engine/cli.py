@@ -18,6 +18,7 @@ from . import __version__
 from .bundled_model import DEFAULT_PRESET
 from .errors import Ex4dError
 from .files import explain_os_error
+from .library_talk import quiet_libraries
 from .models.commands import add_parser as add_models_parser
 from .progress import Terminal
 from .reference_paths import REFERENCE_CAMS
@@ -48,6 +49,7 @@ def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
 
     Only a bug of ours shows where it came from.
     """
+    quiet_libraries()
     reporter = Terminal()
     try:
         status = command(reporter)

@@ -38,7 +38,7 @@ def report() -> tuple[list[str], bool]:
     checks = [*needed, _opengl(), _h264()]
     lines += [line for line, _ in checks]
     lines += [_library(name, package)[0] for name, package in FOR_MODELS.items()]
-    lines += [_nvdiffrast(), _accelerator(), *_room(), *_depth_sources()]
+    lines += [_nvdiffrast(), _accelerator(), *_room(), *depth_lines()]
     problems = sum(not works for _, works in checks)
     if problems:
         lines.append("  presets  none works until the problems above are solved")
@@ -132,12 +132,40 @@ def _presets() -> list[str]:
     return lines
 
 
-def _depth_sources() -> list[str]:
+def depth_lines() -> list[str]:
+    """A line for each depth source: whether it works here, and what it lacks otherwise."""
     try:
-        from .depth import depth_sources
+        from .depth import default_source, depth_sources
+
+        names = list(depth_sources())
     except ImportError as error:
         return [f"  depth    none: {error.name} is not installed"]
-    return [f"  depth    {name}: {source.title} ({source.licence})" for name, source in depth_sources().items()]  # type: ignore[attr-defined]
+    try:
+        default = default_source()
+    except Ex4dError:  # the sources that need a model say it
+        default = ""
+    return [f"  depth    {name}: {_depth_state(name)}{', the default' * (name == default)}" for name in names]
+
+
+def _depth_state(name: str) -> str:
+    from .depth import bundled, depth_source, depth_sources
+    from .depth.network_weights import missing_weights
+    from .models.store import installed
+
+    if name == "file":
+        return "works with depth maps of your own"
+    try:
+        if depth_sources()[name].needs_download:  # type: ignore[attr-defined]  # a class, as every source is
+            models = [found.model.name for found in installed()]
+            variants = [model.removeprefix(f"{name}-") for model in models if model.startswith(f"{name}-")]
+            if variants:
+                return f"works here ({', '.join(variants)})"
+        depth_source(name)
+        if name == "bundled" and not bundled.WEIGHTS.is_file():
+            raise missing_weights(bundled.WEIGHTS)
+    except Ex4dError as error:
+        return str(error)
+    return "works here"
 
 
 def _ok(enough: bool) -> str:

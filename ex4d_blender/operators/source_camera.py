@@ -8,7 +8,7 @@ from typing import ClassVar
 import bpy
 
 from ..compat import absolute_path, blend_path
-from ..current_shot import open_shot, scene_again, why_no_clip, why_not_imported
+from ..current_shot import open_shot, scene_again, why_no_clip, why_no_scale, why_not_imported
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob, Explained
 from ..source_camera import camera_to_use, measured_distance, write_tracked_camera
@@ -33,7 +33,10 @@ class EX4D_OT_use_tracked_camera(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         camera = camera_to_use(context)
         path, numbers = write_tracked_camera(context.scene, camera, wanted_shot_root(context.scene))
-        context.scene.ex4d.poses_path = blend_path(path)
+        if context.scene.ex4d.poses_path != blend_path(
+            path
+        ):  # setting it forgets the scale, which a better track keeps
+            context.scene.ex4d.poses_path = blend_path(path)
         return f"{camera.name} is the camera of the clip's frames {numbers[0]} to {numbers[-1]}: now reconstruct"
 
 
@@ -50,7 +53,7 @@ class EX4D_OT_set_scale(EngineJob, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return why_not_imported(context.scene)
+        return why_no_scale(context.scene) or why_not_imported(context.scene)
 
     def steps(self, context: bpy.types.Context, run: JobRun) -> Steps:
         settings = context.scene.ex4d
@@ -88,6 +91,7 @@ class EX4D_OT_next_shot_of_clip(EngineJob, bpy.types.Operator):
         later = [shot for shot in shots if settings.use_range and shot[0] > settings.range_first]
         first, last = later[0] if later else shots[0]
         settings.use_range, settings.range_first, settings.range_last = True, first, last
+        settings.use_scene_scale = False  # it was another shot's
         root = default_shot_root(clip)
         settings.shot_folder = blend_path(root.with_name(f"{root.name}_{first}"))
         return f"Shot {shots.index((first, last)) + 1} of {len(shots)}, frames {first} to {last}"

@@ -27,7 +27,8 @@ _TRACE: Final = 0.01  # of the logarithm
 _COLOUR: Final = 24.0
 _PLACE: Final = 1.2
 """How far a small pixel may be from a full one to count fully: in sRGB units, and in small pixels."""
-_CHUNK: Final = 1 << 17  # pixels decided at once, so that memory does not grow with the frame
+_CHUNK: Final = 1 << 16
+"""Pixels decided at once: memory does not grow with the frame, and what is worked on stays in the processor's cache."""
 _AROUND: Final = np.array([(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) + abs(x) <= 2])
 
 
@@ -93,24 +94,76 @@ def _decided(
 ) -> Array:
     """Disparity (N,) of full-size pixels near steps: of the surface that most of what is alike around them is of."""
     height, width = sharp.shape
-    y, x = (rows + 0.5) * height / size[1] - 0.5, (columns + 0.5) * width / size[0] - 0.5
-    near_y = np.clip(np.rint(y)[:, None].astype(int) + _AROUND[:, 0], 0, height - 1)
-    near_x = np.clip(np.rint(x)[:, None].astype(int) + _AROUND[:, 1], 0, width - 1)
-    unlike = ((small[near_y, near_x] - colours[:, None]) ** 2).sum(2) / (2 * _COLOUR**2)
-    apart = ((near_y - y[:, None]) ** 2 + (near_x - x[:, None]) ** 2) / (2 * _PLACE**2)
-    # Less the least, as a pixel like nothing around it belongs to something all the same.
-    doubt = unlike + apart
-    weight = np.exp(doubt.min(1, keepdims=True) - doubt).astype(np.float32)
+    y = ((rows + 0.5) * height / size[1] - 0.5).astype(np.float32)
+    x = ((columns + 0.5) * width / size[0] - 0.5).astype(np.float32)
+    # What lies around is the same for all that lie in one pixel of the map, and so is which of it is of one surface.
+    cells, own = _distinct(np.rint(y).astype(np.intp) * width + np.rint(x).astype(np.intp), height * width)
+    near_y = np.clip((cells // width)[:, None] + _AROUND[:, 0], 0, height - 1)
+    near_x = np.clip((cells % width)[:, None] + _AROUND[:, 1], 0, width - 1)
+    near = np.stack([*np.moveaxis(small[near_y, near_x], 2, 0), near_y, near_x]).astype(np.float32)
+    weight = _likeness(near, np.stack([*colours.T, y, x]), own)
     level = sharp[near_y, near_x]
-    best, votes = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
-    for candidate in range(len(_AROUND)):
-        own = level[:, candidate, None]
-        same = weight * (np.abs(level - own) < np.maximum((STEP - 1) * own, LEAST_STEP))
-        total = same.sum(1)
-        wins = total > votes
-        votes[wins] = total[wins]
-        best[wins] = (same[wins] * level[wins]).sum(1) / total[wins]
-    return best
+    surfaces, first, count = _surfaces(level)
+    chosen, votes = first[own], np.zeros(len(own), np.float32)
+    for place in range(int(count.max())):
+        asked = np.flatnonzero(count[own] > place)
+        surface = first[own[asked]] + place
+        total = _weighed(weight[:, asked], surfaces, surface)
+        wins = total > votes[asked]
+        chosen[asked[wins]], votes[asked[wins]] = surface[wins], total[wins]
+    levels = surfaces * np.repeat(level, count, axis=0).T
+    return _weighed(weight, levels, chosen) / votes
+
+
+def _likeness(near: Array, pixels: Array, own: npt.NDArray[np.intp]) -> Array:
+    """How much each of the map's pixels around it counts for a full-size pixel, (around, N), the most being 1.
+
+    near: (5, P, around) colour, y and x of the pixels around P pixels of the map; pixels: (5, N) the same of the
+    full-size ones; own: (N,) which of the P each of them lies in.
+    """
+    spread = np.array([_COLOUR] * 3 + [_PLACE] * 2, np.float32) * np.float32(2**0.5)
+    near, pixels = near / spread[:, None, None], pixels / spread[:, None]
+    doubt = np.zeros((near.shape[2], len(own)), np.float32)
+    for theirs, ours in zip(near, pixels, strict=True):
+        for total, value in zip(doubt, np.ascontiguousarray(theirs.T), strict=True):
+            apart = value.take(own)
+            apart -= ours
+            apart *= apart
+            total += apart
+    # Less the least, as a pixel like nothing around it belongs to something all the same.
+    np.subtract(doubt.min(0), doubt, out=doubt)
+    return np.exp(doubt, out=doubt)
+
+
+def _distinct(numbers: npt.NDArray[np.intp], limit: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The numbers below `limit` that occur, and the place of each in that list: np.unique without its sorting."""
+    occurs = np.zeros(limit, bool)
+    occurs[numbers] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[numbers]
+
+
+def _surfaces(level: Array) -> tuple[Array, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The surfaces among the disparities (P, around) about each of P pixels: for each disparity those near it.
+
+    Returns: (around, M) 1 for what is of the surface and 0, P lists one after another, each without repetitions;
+    where in it each list begins (P,), and how long it is (P,).
+    """
+    reach = np.maximum((STEP - 1) * level, LEAST_STEP)
+    same = np.abs(level[:, None] - level[:, :, None]) < reach[:, :, None]
+    code = same @ (1 << np.arange(len(_AROUND)))
+    fresh = np.ones(code.shape, bool)
+    for place in range(1, code.shape[1]):
+        fresh[:, place] = (code[:, :place] != code[:, place, None]).all(1)
+    count = fresh.sum(1)
+    return np.ascontiguousarray(same[fresh].T, np.float32), np.cumsum(count) - count, count
+
+
+def _weighed(weight: Array, values: Array, surface: npt.NDArray[np.intp]) -> Array:
+    """Σ weight (around, N) · values (around, M), of the surface (N,) among the M that each is asked about."""
+    total = np.zeros(len(surface), np.float32)
+    for own, value in zip(weight, values, strict=True):
+        total += own * value.take(surface)
+    return total
 
 
 def _stepped(disparity: Array) -> tuple[npt.NDArray[np.bool_], Array, Array]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ex4dError
+from ..library_talk import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -77,9 +78,9 @@ def load_library_model(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    quiet_libraries()
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # the reporter shows ours
-        library.set_verbosity_error()  # their advice is for developers; what matters is checked here
     from ..diffusion.loading import load_component
 
     return load_component(kind, folder, dtype)

@@ -45,11 +45,7 @@ def load_weights(path: Path) -> DepthNetwork:
         Ex4dError: `model_missing` without the file, `model_invalid` for a file that holds something else.
     """
     if not path.is_file():
-        raise Ex4dError(
-            "model_missing",
-            f"The weights of the depth network, {path.name}, are not in {path.parent}.",
-            "Install the extension again, train them with `ex4d train depth`, or choose another depth source.",
-        )
+        raise missing_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -63,6 +59,15 @@ def load_weights(path: Path) -> DepthNetwork:
     if unknown or any(not name.endswith("num_batches_tracked") for name in missing):
         raise _invalid(path, "belongs to another network")
     return network.eval()
+
+
+def missing_weights(path: Path) -> Ex4dError:
+    """What is said where the file is not."""
+    return Ex4dError(
+        "model_missing",
+        f"The weights of the depth network, {path.name}, are not in {path.parent}.",
+        "Install the extension again, train them with `ex4d train depth`, or choose another depth source.",
+    )
 
 
 def _invalid(path: Path, what: str) -> Ex4dError:

@@ -248,9 +248,11 @@ def _write_depth(
         if not np.isfinite(depth).all():
             write_exr_depth(shot.depth_file(number), np.where(np.isfinite(depth), depth, np.float32(sky)))
     if skies:
-        reporter.log(f"{len(skies)} frames hold sky or infinite depth; it was put at {sky:.3g} scene units.")
+        frames = "1 frame holds" if len(skies) == 1 else f"{len(skies)} frames hold"
+        reporter.log(f"{frames} sky or infinite depth; it was put at {sky:.3g} scene units.")
     if unknown:
-        reporter.log(f"{unknown} depth values were no usable number and took their nearest neighbour's.")
+        values = "1 depth value was" if unknown == 1 else f"{unknown} depth values were"
+        reporter.log(f"{values} no usable number, and taken from the nearest neighbour.")
     subject = subject_of(shot, reporter)
     geometry = Geometry(
         depth_source=settings.depth,

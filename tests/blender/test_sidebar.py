@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,49 @@ def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None
         seen |= drawn()
     settings.depth_source = "file"
     assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount", "frame_rate"} <= seen
-    settings.lens_unit, settings.use_scene_scale = "MILLIMETRES", True
+    settings.lens_unit = "MILLIMETRES"
     seen |= drawn()
-    every = {entry.identifier for entry in settings.bl_rna.properties} - {"rna_type", "name", "orbit_angle"}
+    shown = (entry.identifier for entry in settings.bl_rna.properties if not entry.is_hidden)
+    every = set(shown) - {"rna_type", "name", "orbit_angle"}
     assert every - {"coverage_text"} <= seen, "no setting is out of reach"
+
+
+def test_one_control_says_how_large_the_scene_is_and_none_where_a_metric_model_does(
+    scene: Any, addon: Callable[[str], Any], new_shot: Callable[..., Any]
+) -> None:
+    shots = addon("ex4d_engine.shot")
+
+    def import_shot(is_metric: bool, **settings: Any) -> None:
+        shot = shots.load_shot(root)
+        geometry = dataclasses.replace(shot.require_geometry(), is_metric=is_metric)
+        shots.save_shot(dataclasses.replace(shot, geometry=geometry, settings={**shot.settings, **settings}))
+        for collection in list(scene.collection.children):
+            bpy.data.collections.remove(collection)
+        assert bpy.ops.ex4d.import_shot() == {"FINISHED"}
+
+    def controls() -> set[str]:
+        return drawn() & {"use_scene_scale", "scene_scale", "real_length", "ex4d.set_scale"}
+
+    root = new_shot().root
+    scene.ex4d.shot_folder = str(root)
+    one = {"real_length", "ex4d.set_scale"}
+    import_shot(False)
+    assert controls() == one
+    import_shot(True, scene_scale=2.0)
+    assert controls() == one, "what the user has set can be set again"
+    import_shot(True, scene_scale=None)
+    assert not controls()
+    assert "in metres already" in refusal(bpy.ops.ex4d.set_scale)
+
+    import_shot(False)
+    scene.ex4d.depth_source = "depth-pro"
+    assert not controls(), "the next reconstruction will be in metres"
+    scene.ex4d.poses_path = "//solved.json"
+    assert controls() == one, "the depth takes the size of the camera's world"
+    scene.ex4d.poses_path, scene.ex4d.depth_source = "", "depth-anything-v2"
+    assert controls() == one
+    scene.ex4d.depth_anything_v2_variant = "base-metric-outdoor"
+    assert not controls()
 
 
 def test_the_sidebar_shows_a_running_job_and_a_failure_with_what_helps(imported: Any, tmp_path: Path) -> None:

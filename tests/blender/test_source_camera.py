@@ -154,6 +154,31 @@ def test_two_objects_say_how_large_the_scene_is(scene: Any) -> None:
     assert module("ex4d_blender.current_shot").open_shot(scene).require_geometry().scale == pytest.approx(0.5)
 
 
+def test_a_scale_is_not_that_of_another_clip_depth_or_camera(scene: Any) -> None:
+    settings = scene.ex4d
+    params = module("ex4d_blender.operators.reconstruct").reconstruct_params
+    for name, value in (
+        ("clip_path", "//other.mkv"),
+        ("depth_source", "rough-pictorial"),
+        ("depth_anything_v2_variant", "base"),
+        ("depth_path", "//depth"),
+        ("depth_meaning", "disparity"),
+        ("poses_path", "//solved.json"),
+    ):
+        settings.use_scene_scale, settings.scene_scale = True, 2.5
+        assert params(scene, Path("shot"))["scene_scale"] == 2.5
+        setattr(settings, name, value)
+        assert params(scene, Path("shot"))["scene_scale"] is None, name
+
+
+def test_a_track_that_was_solved_better_keeps_the_scale(scene: Any) -> None:
+    tracked_camera(scene)
+    assert bpy.ops.ex4d.use_tracked_camera() == {"FINISHED"}
+    scene.ex4d.use_scene_scale = True
+    assert bpy.ops.ex4d.use_tracked_camera() == {"FINISHED"}
+    assert scene.ex4d.use_scene_scale
+
+
 def test_a_length_has_two_ends(imported: Any) -> None:
     bpy.ops.object.select_all(action="DESELECT")
     assert "0 objects are selected" in refusal(bpy.ops.ex4d.set_scale)
@@ -206,7 +231,9 @@ def test_the_shots_of_an_edited_clip_one_after_another(scene: Any, tmp_path: Pat
     settings.clip_path = str(folder / "edit.0001.png")
     assert "2 shots: frames 1 to 8, 9 to 14" in refusal(bpy.ops.ex4d.reconstruct)
     for wanted in ((1, 8), (9, 14), (1, 8)):
+        settings.use_scene_scale = True
         assert bpy.ops.ex4d.next_shot_of_clip() == {"FINISHED"}
+        assert not settings.use_scene_scale
         assert settings.use_range and (settings.range_first, settings.range_last) == wanted
         assert Path(bpy.path.abspath(settings.shot_folder)).name == f"edit_ex4d_{wanted[0]}"
     assert bpy.ops.ex4d.reconstruct() == {"FINISHED"}

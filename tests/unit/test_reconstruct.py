@@ -132,6 +132,16 @@ def test_sky_and_unknown_depth_are_put_right_and_counted(folder: Path) -> None:
     assert any("6 frames hold sky" in line for line in listener.logs)
 
 
+def test_one_frame_of_sky_and_one_value_are_said_as_one(folder: Path) -> None:
+    wanted, listener = settings(folder), Listener()
+    depth = depth_map(0)
+    depth[:4], depth[-1, 0] = np.inf, np.nan
+    write_exr_depth(folder / "depth maps" / "depth.0001.exr", depth)
+    reconstruct(wanted, folder / "shot", listener)
+    assert any("1 frame holds sky" in line for line in listener.logs)
+    assert any("1 depth value was no usable number" in line for line in listener.logs)
+
+
 def test_the_reference_s_geometry(folder: Path) -> None:
     shot = reconstruct(settings(folder, compat="reference"), folder / "shot", Silent())
     intrinsics = np.array(shot.require_geometry().intrinsics)

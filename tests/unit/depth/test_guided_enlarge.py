@@ -96,3 +96,30 @@ def test_a_large_frame_of_nothing_but_steps_takes_little_beside_its_own_map(monk
     tracemalloc.stop()
     assert asked > 0.9 * full.size
     assert most < 8 * full.size
+
+
+def test_each_pixel_takes_the_surface_that_the_rule_says() -> None:
+    """Against the rule written out, pixel by pixel, for all kinds of meetings."""
+    rng = np.random.default_rng(7)
+    steps = rng.choice(np.float32([0.2, 0.21, 0.5, 0.52, 1.1]), (9, 12))
+    image = rng.integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    sharp = sharpened(without_blur(steps))
+    small = cv2.resize(image, (12, 9), interpolation=cv2.INTER_AREA).astype(float)
+    enlarged = enlarge_guided(steps, image)
+    for row in range(0, 37, 3):
+        for column in range(0, 61, 5):
+            y, x = (row + 0.5) * 9 / 37 - 0.5, (column + 0.5) * 12 / 61 - 0.5
+            near = [
+                (min(max(round(y) + down, 0), 8), min(max(round(x) + right, 0), 11))
+                for down in range(-2, 3)
+                for right in range(-2, 3)
+                if abs(down) + abs(right) <= 2
+            ]
+            level = np.array([sharp[place] for place in near], float)
+            colour = np.array([((small[place] - image[row, column]) ** 2).sum() for place in near]) / (2 * 24.0**2)
+            place = np.array([(down - y) ** 2 + (right - x) ** 2 for down, right in near]) / (2 * 1.2**2)
+            weight = np.exp(np.min(colour + place) - colour - place)
+            same = np.abs(level - level[:, None]) < np.maximum(0.15 * level[:, None], 0.015)
+            chosen = same[np.argmax(np.round(same @ weight, 6))]
+            wanted = (chosen * weight * level).sum() / (chosen * weight).sum()
+            assert enlarged[row, column] == pytest.approx(wanted, rel=1e-4), (row, column)
