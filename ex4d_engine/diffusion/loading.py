@@ -139,6 +139,8 @@ def attach_fast_lora(pipeline: Ex4dPipeline, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are what is wanted
             pipeline.load_lora_weights(tensors, adapter_name=FAST_NAME)
+    except torch.OutOfMemoryError:  # a RuntimeError, but not the file's fault
+        raise
     # the converters look keys up by position: of a stranger's file they may raise any of these
     except (ValueError, RuntimeError, LookupError, NotImplementedError) as error:
         raise _no_fast_lora(path, str(error)) from error

@@ -14,7 +14,7 @@ from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
-from tests.tiny_model import conditioning
+from tests.tiny_model import conditioning, save_fast_lora_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -180,6 +180,19 @@ def test_a_model_index_cannot_name_code_to_run(copy: Path, tmp_path: Path) -> No
     load(copy, None)
 
     assert not (tmp_path / "marker").exists()
+
+
+def test_no_memory_for_a_fast_lora_is_no_fault_of_its_file(
+    model_folder: Path, adapter_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Ex4dPipeline, "load_lora_weights", full)
+    fast = save_fast_lora_file(tmp_path / "fast.safetensors")
+    with pytest.raises(Ex4dError, match="does not fit") as caught:
+        load_pipeline(model_folder, adapter_file, dtype=torch.float32, device="cpu", reporter=Silent(), fast_lora=fast)
+    assert caught.value.code == "out_of_memory"
 
 
 def test_cancel_between_components(model_folder: Path) -> None:
