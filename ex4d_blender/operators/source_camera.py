@@ -33,10 +33,9 @@ class EX4D_OT_use_tracked_camera(Explained, bpy.types.Operator):
     def work(self, context: bpy.types.Context) -> str:
         camera = camera_to_use(context)
         path, numbers = write_tracked_camera(context.scene, camera, wanted_shot_root(context.scene))
-        if context.scene.ex4d.poses_path != blend_path(
-            path
-        ):  # setting it forgets the scale, which a better track keeps
-            context.scene.ex4d.poses_path = blend_path(path)
+        settings, file = context.scene.ex4d, blend_path(path)
+        if settings.poses_path != file:  # setting it forgets the scale, which a better track keeps
+            settings.poses_path = file
         return f"{camera.name} is the camera of the clip's frames {numbers[0]} to {numbers[-1]}: now reconstruct"
 
 

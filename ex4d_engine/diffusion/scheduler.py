@@ -8,12 +8,15 @@ then shifted, σ' = s·σ / (1 + (s − 1)·σ), which spends more steps at high
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 NUM_TRAIN_TIMESTEPS = 1000
 FLOW_SHIFT = 5.0
+
+Level = TypeVar("Level", float, torch.Tensor)
 
 
 def euler_scheduler(shift: float = FLOW_SHIFT) -> FlowMatchEulerDiscreteScheduler:
@@ -53,6 +56,11 @@ class TrainingSchedule:
     weights: torch.Tensor
 
 
+def shifted(even: Level, shift: float) -> Level:
+    """The noise level that a shift makes of one in 0…1."""
+    return shift * even / (1 + (shift - 1) * even)
+
+
 def training_schedule(shift: float = FLOW_SHIFT, num_steps: int = NUM_TRAIN_TIMESTEPS) -> TrainingSchedule:
     """The schedule and loss weights Wan adapters are trained with.
 
@@ -60,7 +68,7 @@ def training_schedule(shift: float = FLOW_SHIFT, num_steps: int = NUM_TRAIN_TIME
     smallest and scaled to mean 1.
     """
     even = even_sigmas(num_steps)
-    sigmas = shift * even / (1 + (shift - 1) * even)
+    sigmas = shifted(even, shift)
     timesteps = sigmas * NUM_TRAIN_TIMESTEPS
     bell = torch.exp(-2 * ((timesteps - NUM_TRAIN_TIMESTEPS / 2) / NUM_TRAIN_TIMESTEPS) ** 2)
     weights = bell - bell.min()

@@ -53,15 +53,17 @@ def summary(cases: Sequence[ScoredCase], rows: Sequence[str], leader: str) -> di
     """
     swings = list(dict.fromkeys(case.swing for case in cases))
     buckets = [*itertools.pairwise(BUCKETS_DEG)]
+
+    def by_swing(region: str) -> dict[str, Any]:
+        return {swing: _rows([case for case in cases if case.swing == swing], rows, region) for swing in swings}
+
     document: dict[str, Any] = {
         "rows": list(rows),
         "leader": leader,
-        "by_swing": {swing: _rows([case for case in cases if case.swing == swing], rows, "hole") for swing in swings},
-        "whole": {swing: _rows([case for case in cases if case.swing == swing], rows, "whole") for swing in swings},
+        "by_swing": by_swing("hole"),
+        "whole": by_swing("whole"),
         "by_angle": {range_name(*bucket): _rows(cases, rows, "hole", bucket) for bucket in buckets},
-        "unseen_by_swing": {
-            swing: _rows([case for case in cases if case.swing == swing], rows, "unseen") for swing in swings
-        },
+        "unseen_by_swing": by_swing("unseen"),
         "unseen_by_angle": {range_name(*bucket): _rows(cases, rows, "unseen", bucket) for bucket in buckets},
         "lead": {range_name(*bucket): lead(cases, rows, leader, bucket) for bucket in buckets},
         "lead_unseen": {range_name(*bucket): lead(cases, rows, leader, bucket, "unseen") for bucket in buckets},

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..diffusion.bundled_codec import BLOCK, GROUP, BundledCodec
-from ..diffusion.scheduler import even_sigmas
+from ..diffusion.scheduler import even_sigmas, shifted
 from .bundled_folder import BUNDLED_SHIFT
 from .depth_validation import autocast
 from .flow_matching import seeded
@@ -129,7 +129,7 @@ def noise_levels(seed: int, step: int, batch: int) -> Tensor:
     even = 1 - torch.rand(batch, generator=generator)
     sampled = even_sigmas(STEPS)[torch.randint(STEPS, (batch,), generator=generator)]
     even = torch.where(torch.rand(batch, generator=generator) < _SAMPLED_SHARE, sampled, even)
-    return BUNDLED_SHIFT * even / (1 + (BUNDLED_SHIFT - 1) * even)
+    return shifted(even, BUNDLED_SHIFT)
 
 
 def hole_weights(kept: Tensor, weight: float) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
+
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
 from ..errors import Ex4dError
@@ -95,19 +97,15 @@ def train_rank(ranks: Ranks, job: BundledJob) -> list[Path]:
     training = dataclasses.replace(job.training, device=device, rank=ranks.rank, world_size=ranks.world_size)
     settings = dataclasses.replace(job.bank, seed=training.own_seed)
     cache = ClipCache(job.clips, settings.drawn_as) if job.clips else None
-    beside = device if job.draw_processes else None
-    if job.draw_device not in (None, "same"):
-        beside = torch_device(job.draw_device, with_mps=False)
-    elif job.draw_device == "same":
-        beside = device
+    beside = _drawn_on(job, device)
     with contextlib.ExitStack() as stack:
         masks = None
         if job.stage == "adapter":
             masks = stack.enter_context(MaskDrawer(job.masks, -(-job.workers // ranks.world_size)))
         ahead = None
-        if job.draw_processes and job.clips is not None:
-            ahead = DrawingProcesses(settings, job.source, [str(beside)], job.clips, job.draw_processes)
-            stack.enter_context(ahead)
+        if beside is not None and job.clips is not None and job.draw_processes:
+            drawing = DrawingProcesses(settings, job.source, beside, job.clips, job.draw_processes)
+            ahead = stack.enter_context(drawing)
         bank = ClipBank(
             settings, job.source, device, masks, cache, beside=beside, ahead=ahead, compiled=training.compiled
         )
@@ -120,6 +118,13 @@ def train_rank(ranks: Ranks, job: BundledJob) -> list[Path]:
         else:
             trained = AdapterStage(training, job.shape, job.masks, codec, bank, held_out, job.start)
         return train_stage(training, trained, bank, ranks.reporter, resume=job.resume)
+
+
+def _drawn_on(job: BundledJob, device: torch.device) -> torch.device | None:
+    """Where clips are drawn beside the training on `device`; None to draw them between its steps."""
+    if job.draw_device is None:
+        return device if job.draw_processes else None
+    return device if job.draw_device == "same" else torch_device(job.draw_device, with_mps=False)
 
 
 def mask_workers() -> int:

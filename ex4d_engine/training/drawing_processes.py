@@ -8,7 +8,6 @@ Python nor of the graphics card for it: on one H100 it drew 0.7 clips a second, 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,15 +31,15 @@ class DrawingProcesses:
     Args:
         settings: of the bank; the cache's files are told apart by it.
         source: draws clips; picklable.
-        devices: torch's names of where to draw; the processes take them in turn.
+        device: where to draw.
         folder: of the cache.
         count: of the processes, 1 or more. Each takes half a gigabyte of a graphics card beside what it draws.
     """
 
     def __init__(
-        self, settings: BankSettings, source: ClipSource, devices: Sequence[str], folder: Path, count: int
+        self, settings: BankSettings, source: ClipSource, device: torch.device, folder: Path, count: int
     ) -> None:
-        self._settings, self._source, self._devices, self._folder = settings, source, tuple(devices), folder
+        self._settings, self._source, self._device, self._folder = settings, source, device, folder
         self._count = count
         self._coming: dict[int, Future[None]] = {}
         # spawned, as forking a process that uses a graphics card breaks it
@@ -57,9 +56,8 @@ class DrawingProcesses:
         """Sees to it that this group and the next ones are drawn or being drawn."""
         for ahead in range(number, number + _AHEAD * self._count):
             if ahead not in self._coming:
-                device = self._devices[ahead % len(self._devices)]
                 self._coming[ahead] = self._pool.submit(
-                    _draw, self._settings, self._source, ahead, device, self._folder
+                    _draw, self._settings, self._source, ahead, self._device, self._folder
                 )
 
     def wait(self, number: int) -> None:
@@ -83,5 +81,5 @@ def _on_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _draw(settings: BankSettings, source: ClipSource, number: int, device: str, folder: Path) -> None:
-    group_clips(settings, source, number, torch.device(device), ClipCache(folder, settings.drawn_as))
+def _draw(settings: BankSettings, source: ClipSource, number: int, device: torch.device, folder: Path) -> None:
+    group_clips(settings, source, number, device, ClipCache(folder, settings.drawn_as))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion.scheduler import NUM_TRAIN_TIMESTEPS, TrainingSchedule, even_sigmas
+from ..diffusion.scheduler import NUM_TRAIN_TIMESTEPS, TrainingSchedule, even_sigmas, shifted
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def few_steps_level(shift: float, steps: int, share: float, generator: torch.Gen
 
 def unweighted_level(even: float, shift: float) -> NoiseLevel:
     """The level that the shift makes of one in 0…1; it counts like any other."""
-    sigma = shift * even / (1 + (shift - 1) * even)
+    sigma = shifted(even, shift)
     return NoiseLevel(sigma, sigma * NUM_TRAIN_TIMESTEPS, 1.0)
 
 

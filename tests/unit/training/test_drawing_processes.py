@@ -28,7 +28,7 @@ def killed(*_: object) -> SmallClips:
 
 
 def processes(source: ClipSource, folder: Path) -> DrawingProcesses:
-    return DrawingProcesses(small_bank(), source, ["cpu"], folder, 1)
+    return DrawingProcesses(small_bank(), source, CPU, folder, 1)
 
 
 def never(*_: object) -> SmallClips:
