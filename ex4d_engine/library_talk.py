@@ -22,3 +22,9 @@ def quiet_libraries(environment: MutableMapping[str, str] = os.environ) -> None:
         level = environment.setdefault(f"{name.upper()}_VERBOSITY", "error")
         if level == "error" and name in sys.modules:
             import_module(f"{name}.utils.logging").set_verbosity_error()
+
+
+def hide_library_bars() -> None:
+    """Lets the libraries draw no progress bars: the reporter shows ours."""
+    for name in _LIBRARIES:
+        import_module(f"{name}.utils.logging").disable_progress_bar()

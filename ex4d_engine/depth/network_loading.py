@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Ex4dError
-from ..library_talk import quiet_libraries
+from ..library_talk import hide_library_bars, quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -75,12 +75,8 @@ def load_library_model(kind: type[Any], folder: Path, dtype: torch.dtype) -> Any
     Raises:
         Ex4dError: `model_invalid`.
     """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     quiet_libraries()
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # the reporter shows ours
+    hide_library_bars()
     from ..diffusion.loading import load_component
 
     return load_component(kind, folder, dtype)

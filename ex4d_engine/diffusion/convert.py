@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import diffusers
-from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from ..errors import Ex4dError
 from ..files import explain_os_error, prepare_folder
+from ..library_talk import hide_library_bars
 from ..progress import Reporter
 from ..tensor_saving import save_tensors
 from .checkpoints import (
@@ -185,8 +184,7 @@ def convert(
         ("text_encoder", lambda: load_text_encoder(files.text_encoder, configs["UMT5EncoderModel"])),
     )
     total = len(small) + 2
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # the reporter shows ours
+    hide_library_bars()
     with _new_folder(target) as folder:
         reporter.progress("convert model", 0, total)
         tokenizer_class = _save_tokenizer(files.tokenizer, folder / "tokenizer")

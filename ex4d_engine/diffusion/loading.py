@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.utils import CONFIG_NAME
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from ..errors import Ex4dError
+from ..library_talk import hide_library_bars
 from ..progress import Reporter
 from .bundled_codec import BundledCodec
 from .camera_encoder import CameraEncoder
@@ -97,8 +96,7 @@ def load_pipeline(
     if (model_folder / CAMERA_FOLDER).is_dir() and adapter is None:
         precisions["camera_encoder"] = (CameraEncoder, torch.float32)
 
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # the reporter shows ours
+    hide_library_bars()
     with _readable(model_folder / "scheduler"):
         components["scheduler"] = euler_scheduler(folder_shift(model_folder))
     if "tokenizer" in wanted:

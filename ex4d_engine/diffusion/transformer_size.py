@@ -74,9 +74,8 @@ def _stored(folder: Path) -> torch.dtype:
     """The precision of most values in the first weight file below `folder`; no tensor is read."""
     values: Counter[torch.dtype] = Counter()
     try:
-        with safe_open(
-            min(folder.glob("*.safetensors")), framework="pt"
-        ) as file:  # checks the header and the file's length
+        # checks the header and the file's length
+        with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 tensor = file.get_slice(name)
                 values[_DTYPES.get(tensor.get_dtype(), torch.float32)] += math.prod(tensor.get_shape())

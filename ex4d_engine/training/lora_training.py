@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock, Timeout
-from transformers.utils import logging as transformers_logging
 
 from ..bundled_model import BUNDLED, bundled_folder, has_bundled_model
 from ..diffusion.parallel_launch import run_parallel
 from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
 from ..errors import Ex4dError
 from ..files import prepare_folder
+from ..library_talk import hide_library_bars
 from ..models import store
 from ..progress import Reporter
 from ..torch_device import torch_device
@@ -70,8 +69,7 @@ def train_lora(
     start_adapter(training.model, model_folder)  # before hours of encoding for what is not there
     job_masks = masks or MixedMasks(training.masks)
     prepare_folder(out)
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # the reporter shows ours
+    hide_library_bars()
     with _alone_in(out):
         if resume:
             require_settings(out, training.identity())  # before hours of encoding for what will be refused
