@@ -150,6 +150,7 @@ def depth_lines() -> list[str]:
 def _depth_state(name: str) -> str:
     from .depth import bundled, depth_source, depth_sources
     from .depth.network_weights import missing_weights
+    from .depth.openvino_step import openvino_version
     from .models.store import installed
 
     if name == "file":
@@ -161,8 +162,13 @@ def _depth_state(name: str) -> str:
             if variants:
                 return f"works here ({', '.join(variants)})"
         depth_source(name)
-        if name == "bundled" and not bundled.WEIGHTS.is_file():
-            raise missing_weights(bundled.WEIGHTS)
+        if name == "bundled":
+            if not bundled.WEIGHTS.is_file():
+                raise missing_weights(bundled.WEIGHTS)
+            version = openvino_version()
+            return (
+                f"works here (on a CPU by {f'OpenVINO {version}' if version else 'torch: OpenVINO is not installed'})"
+            )
     except Ex4dError as error:
         return str(error)
     return "works here"

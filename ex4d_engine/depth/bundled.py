@@ -9,8 +9,9 @@ length. A frame that shows nothing gets depth and leaves no trace in that of the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +26,13 @@ from .guided_enlarge import enlarge_guided
 from .network import STRIDE, DepthMaps, DepthNetwork, Memory, folded
 from .network_frames import is_blank, usable
 from .network_weights import load_weights
+from .openvino_step import Step, openvino_step
 from .registry import DepthClip, DepthFrame, PlatePass
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
+Look = Callable[[Image, Memory | None], tuple[DepthMaps, Memory]]
+"""A small frame (h, w, 3), what the one before left → its maps (1, h, w), and what it leaves."""
 
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "assets" / "depth_bundled.safetensors"
 WORKING_SIDE: Final = 384  # longer side of the frames that the network sees
@@ -79,12 +83,36 @@ class BundledDepth:
         """
         network = folded(load_weights(self._weights)).to(torch_device(self._device))
         return DepthClip(
-            frames=_frames(network, plate, frame_count, working_size(size), reporter),
+            frames=self._frames(network, plate, frame_count, working_size(size), reporter),
             intrinsics=None,
             camera_to_world=None,
             scale="relative",
             note="Depth comes from the bundled network: shapes and their order are estimated, the scale is not known.",
         )
+
+    def _frames(
+        self,
+        network: DepthNetwork,
+        plate: PlatePass,
+        frame_count: int,
+        working: tuple[int, int],
+        reporter: Reporter,
+    ) -> Iterator[DepthFrame]:
+        device = next(network.parameters()).device
+        faster: Step | None = None
+        if device.type == "cpu":
+            faster = openvino_step(network, self._weights, working, frame_count, reporter)
+        look = partial(_seen, faster or network.step, device)
+        start = look_ahead(look, plate, working, reporter)
+        memory = start.memory
+        for index, image in enumerate(plate()):
+            reporter.check()
+            small = _small(image, working)
+            maps, after = look(small, memory)
+            if not is_blank(small):
+                memory = after
+            yield to_frame(_known(maps, index), image, start.near)
+            reporter.progress("depth", index + 1, frame_count)
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -94,22 +122,7 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
     return width, height
 
 
-def _frames(
-    network: DepthNetwork, plate: PlatePass, frame_count: int, working: tuple[int, int], reporter: Reporter
-) -> Iterator[DepthFrame]:
-    start = look_ahead(network, plate, working, reporter)
-    memory = start.memory
-    for index, image in enumerate(plate()):
-        reporter.check()
-        small = _small(image, working)
-        maps, after = _seen(network, small, memory)
-        if not is_blank(small):
-            memory = after
-        yield to_frame(_known(maps, index), image, start.near)
-        reporter.progress("depth", index + 1, frame_count)
-
-
-def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int], reporter: Reporter) -> Start:
+def look_ahead(look: Look, plate: PlatePass, working: tuple[int, int], reporter: Reporter) -> Start:
     """Goes through the clip's opening frames backwards, so that the first frame knows as much as later ones.
 
     Without it depth would settle into place on screen.
@@ -121,7 +134,7 @@ def look_ahead(network: DepthNetwork, plate: PlatePass, working: tuple[int, int]
     while opening:
         reporter.check()
         inherited = memory
-        maps, memory = _seen(network, opening.pop(), memory)
+        maps, memory = look(opening.pop(), memory)
         levels.append(_numpy(maps.inverse_depth)[~_sky(maps)])
     solid = np.concatenate(levels) if levels else np.zeros(0, np.float32)
     solid = solid[np.isfinite(solid)]
@@ -182,10 +195,9 @@ def _covered(disparity: Array, hidden: npt.NDArray[np.bool_]) -> Array:
 
 
 @torch.inference_mode()
-def _seen(network: DepthNetwork, small: Image, memory: Memory | None) -> tuple[DepthMaps, Memory]:
-    device = next(network.parameters()).device
+def _seen(step: Step, device: torch.device, small: Image, memory: Memory | None) -> tuple[DepthMaps, Memory]:
     image = torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
-    return network.step(image.contiguous(memory_format=torch.channels_last), memory)
+    return step(image.contiguous(memory_format=torch.channels_last), memory)
 
 
 def _small(image: Image, working: tuple[int, int]) -> Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ex4d_engine import doctor
-from ex4d_engine.depth import bundled, depth_sources
+from ex4d_engine.depth import bundled, depth_sources, openvino_step
 from ex4d_engine.models import store
 from tests.tiny_depth_models import save_depth_anything
 
@@ -26,7 +26,8 @@ def depth_lines() -> dict[str, str]:
 def test_each_depth_source_has_a_line_with_its_state(tmp_path: Path) -> None:
     said = depth_lines()
     assert set(said) == set(depth_sources())
-    assert said["rough-pictorial"] == "works here" and said["bundled"] == "works here, the default"
+    assert said["rough-pictorial"] == "works here"
+    assert said["bundled"].startswith("works here (on a CPU by ") and said["bundled"].endswith("), the default")
     assert "your own" in said["file"]
     for name in ("depth-anything-v2", "depth-anything-3", "video-depth-anything", "depth-pro", "depthcrafter"):
         assert "not installed" in said[name] and f"ex4d models download {name}" in said[name], name
@@ -37,7 +38,14 @@ def test_each_depth_source_has_a_line_with_its_state(tmp_path: Path) -> None:
     store.register("depth-anything-v2-small", tmp_path / "base")
     said = depth_lines()
     assert said["depth-anything-v2"] == "works here (small, base), the default"
-    assert said["bundled"] == "works here"
+    assert said["bundled"].startswith("works here") and "the default" not in said["bundled"]
+
+
+def test_what_the_bundled_network_runs_by_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_step, "openvino_version", lambda: "2026.4.1")
+    assert "on a CPU by OpenVINO 2026.4.1" in depth_lines()["bundled"]
+    monkeypatch.setattr(openvino_step, "openvino_version", lambda: None)
+    assert "on a CPU by torch: OpenVINO is not installed" in depth_lines()["bundled"]
 
 
 def test_damage_is_said_and_stops_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@
 
     python tools/benchmarks/depth_runtimes.py [--frames 24] [--rounds 5] [--threads 2] [--size 384x224 ...]
 
-The engine needs neither of the two others. To measure them, run this with a Python that has `onnx`, `onnxruntime` and
-`openvino` besides the engine's packages; one that is missing is left out. Each runtime carries its own memory from
-frame to frame over the same moving noise. They take turns, so that other work on the machine slows all of them; the
-processor's time, of all threads together, hardly depends on it.
+Torch and OpenVINO run as in the engine. To measure ONNX Runtime, run this with a Python that has `onnx` and
+`onnxruntime` besides the engine's packages; what is missing is left out. Each runtime carries its own memory from frame
+to frame over the same moving noise. They take turns, so that other work on the machine slows all of them; the
+processor's time, of all threads together, hardly depends on it. What OpenVINO's network costs before the first frame,
+converted and then kept, is printed, too.
 """
 
 from __future__ import annotations
@@ -37,28 +38,16 @@ import torch
 from torch import Tensor, nn
 
 from ex4d_engine.depth.bundled import WEIGHTS
-from ex4d_engine.depth.network import DepthMaps, DepthNetwork, Memory, folded
+from ex4d_engine.depth.network import DepthNetwork, Memory, folded
 from ex4d_engine.depth.network_weights import load_weights
+from ex4d_engine.depth.openvino_step import INPUTS, LEAST_FRAMES, OUTPUTS, Step, TensorStep, openvino_step
+from ex4d_engine.progress import Terminal
 
 Array = npt.NDArray[np.float32]
 Run = Callable[[Sequence[Array]], list[Array]]
 """A clip's frames, (1, 3, H, W) in 0…1 each → inverse depth (H, W) of each."""
 
 SIZES: Final = ("384x224", "384x384")
-INPUTS: Final = ("image", "near_key", "far_key", "state")
-OUTPUTS: Final = ("inverse_depth", "log_error", "sky", "next_near_key", "next_far_key", "next_state")
-
-
-class Step(nn.Module):
-    """One frame with tensors alone, as exporters want it."""
-
-    def __init__(self, network: DepthNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, near_key: Tensor, far_key: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        maps, memory = self.network.step(image, Memory(near_key, far_key, state))
-        return (*maps, *memory)
 
 
 def main() -> int:
@@ -76,8 +65,8 @@ def main() -> int:
     for size in options.size:
         width, height = map(int, size.split("x"))
         frames = clip(options.frames, width, height)
-        with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-            runs = runtimes(network, frames[0], Path(folder) / "step.onnx", options.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            runs = runtimes(network, frames[0], Path(folder), options.threads)
             report(size, runs, frames, options.rounds)
     print("Load at the end:", psutil.getloadavg())
     return 0
@@ -117,19 +106,23 @@ def report(size: str, runs: dict[str, Run], frames: Sequence[Array], rounds: int
         print(f"| {size} | {name} | {rate:.1f} ({rates}) | {gain:.2f} | {cost:.0f} | {off:.1e} |", flush=True)
 
 
-def runtimes(network: DepthNetwork, image: Array, path: Path, threads: int) -> dict[str, Run]:
-    """Those that are installed; the exported step is written to `path`."""
-    runs = {"torch": by_torch(network)}
-    first = network.encode(torch.from_numpy(image))
-    memory = Memory(first.near_key, first.far_key, network.blank(first))
-    start = [value.contiguous().numpy() for value in memory]
-    if importlib.util.find_spec("onnx") is None:
-        return runs
-    export(network, (torch.from_numpy(image), *memory), path)
-    if importlib.util.find_spec("onnxruntime"):
-        runs["ONNX Runtime"] = by_onnxruntime(path, start, threads)
-    if importlib.util.find_spec("openvino"):
-        runs["OpenVINO"] = by_openvino(path, start, threads)
+def runtimes(network: DepthNetwork, image: Array, folder: Path, threads: int) -> dict[str, Run]:
+    """Those that are installed; what they need on disk is written into `folder`."""
+    runs = {"torch": by_step(network.step)}
+    if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
+        first = network.encode(torch.from_numpy(image))
+        memory = Memory(first.near_key, first.far_key, network.blank(first))
+        export(network, (torch.from_numpy(image), *memory), folder / "step.onnx")
+        start = [value.contiguous().numpy() for value in memory]
+        runs["ONNX Runtime"] = by_onnxruntime(folder / "step.onnx", start, threads)
+    os.environ["EX4D_CACHE"] = str(folder)
+    size = (image.shape[3], image.shape[2])
+    for what in ("converted", "kept"):
+        begun = time.perf_counter()
+        step = openvino_step(network, WEIGHTS, size, LEAST_FRAMES, Terminal())
+        if step is not None:
+            print(f"OpenVINO, {what}: ready after {time.perf_counter() - begun:.1f} s", file=sys.stderr)
+            runs["OpenVINO"] = by_step(step)
     return runs
 
 
@@ -138,7 +131,7 @@ def export(network: DepthNetwork, example: tuple[Tensor, ...], path: Path) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: the sizes are meant to be fixed
         torch.onnx.export(
-            Step(network).eval(),
+            TensorStep(network).eval(),
             tuple(value.contiguous() for value in example),
             str(path),
             input_names=list(INPUTS),
@@ -148,23 +141,20 @@ def export(network: DepthNetwork, example: tuple[Tensor, ...], path: Path) -> No
         )
 
 
-def by_torch(network: DepthNetwork) -> Run:
+def by_step(step: Step) -> Run:
     """As the source `bundled` runs it."""
 
+    @torch.inference_mode()
     def run(frames: Sequence[Array]) -> list[Array]:
         memory: Memory | None = None
         answers = []
         for frame in frames:
             image = torch.from_numpy(frame).contiguous(memory_format=torch.channels_last)
-            maps, memory = network.step(image, memory)
-            answers.append(inverse_depth(maps))
+            maps, memory = step(image, memory)
+            answers.append(np.asarray(maps.inverse_depth[0].numpy()))
         return answers
 
     return run
-
-
-def inverse_depth(maps: DepthMaps) -> Array:
-    return np.asarray(maps.inverse_depth[0].numpy())
 
 
 def by_onnxruntime(path: Path, start: Sequence[Array], threads: int) -> Run:
@@ -182,25 +172,6 @@ def by_onnxruntime(path: Path, start: Sequence[Array], threads: int) -> Run:
             made = session.run(list(OUTPUTS), dict(zip(INPUTS, [frame, *memory], strict=True)))
             memory = made[3:]
             answers.append(made[0][0])
-        return answers
-
-    return run
-
-
-def by_openvino(path: Path, start: Sequence[Array], threads: int) -> Run:
-    """start: as above. In single precision: what the processor would round on its own would be another network."""
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-
-    def run(frames: Sequence[Array]) -> list[Array]:
-        memory, answers = list(start), []
-        for frame in frames:
-            made = request.infer(dict(zip(INPUTS, [frame, *memory], strict=True)))
-            values = [np.array(made[name]) for name in OUTPUTS]  # the request's own are overwritten
-            memory = values[3:]
-            answers.append(values[0][0])
         return answers
 
     return run

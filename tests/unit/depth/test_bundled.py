@@ -22,6 +22,11 @@ SHAPE = NetworkShape(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EX4D_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(1)
