@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from . import __version__
 from .bundled_model import DEFAULT_PRESET
+from .dwmesh.walls import CLOSED, SHORT_WALLED, WALL_SHARE, preset_walls
 from .errors import Ex4dError
 from .files import explain_os_error
 from .library_talk import quiet_libraries
@@ -206,6 +207,13 @@ def _add_camera_options(command: argparse.ArgumentParser, *, required: bool) -> 
     group.add_argument("--size", metavar="WxH", help="output size (default: the plate's)")
     group.add_argument("--label", default="", help="a name for the take")
     group.add_argument("--raster", choices=("opengl", "nvdiffrast"), default="opengl")
+    group.add_argument(
+        "--walls",
+        type=wall_share,
+        metavar="SHARE",
+        help="how deep what is in front is taken to be, as a share of its distance, or closed: all the way to what is "
+        f"behind (default: {WALL_SHARE:g} for {' and '.join(sorted(SHORT_WALLED))}, closed for others)",
+    )
 
 
 def _add_generate_options(command: argparse.ArgumentParser) -> None:
@@ -259,7 +267,8 @@ def _render(options: argparse.Namespace, reporter: Terminal) -> int:
     check_camera_options(options)
     shot = load_shot(options.shot)
     path = camera_path(shot, options)
-    take = render(shot, take_along(shot, path, options.label), reporter, raster=options.raster)
+    take = take_along(shot, path, options.label, wall_share=chosen_walls(options, shot, DEFAULT_PRESET))
+    take = render(shot, take, reporter, raster=options.raster)
     _print(shot=options.shot, take=take.name, frames=len(take.frames), size=list(path.size), seconds=_since(started))
     return 0
 
@@ -303,7 +312,13 @@ def _run(options: argparse.Namespace, reporter: Terminal) -> int:
     check_camera_options(options)
     shot = reconstruct(source_settings(options), options.out, reporter)
     path = camera_path(shot, options)
-    take = take_along(shot, path, options.label, generation_settings(options.preset, options.seed, chosen))
+    take = take_along(
+        shot,
+        path,
+        options.label,
+        generation_settings(options.preset, options.seed, chosen),
+        wall_share=chosen_walls(options, shot, options.preset),
+    )
     take = render(shot, take, reporter, raster=options.raster)
     take = generate(shot, take, options.preset, reporter, seed=options.seed, options=chosen)
     _print(shot=options.out, take=take.name, result=take.result_file, seconds=_since(started))
@@ -413,6 +428,24 @@ def check_camera_options(options: argparse.Namespace) -> None:
 
 def _move(options: argparse.Namespace) -> tuple[str, float]:
     return ("orbit", options.orbit) if options.orbit is not None else (options.move, options.amount)
+
+
+def wall_share(text: str) -> float:
+    """The value of --walls: `closed` is infinity."""
+    try:
+        share = CLOSED if text == "closed" else float(text)
+    except ValueError:
+        share = math.nan
+    if not share > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive share nor closed")
+    return share
+
+
+def chosen_walls(options: argparse.Namespace, shot: Any, preset: str) -> float:
+    """How deep walls are: as --walls says, or as suits the preset. The reference's mesh has closed ones."""
+    if shot.require_geometry().compat == "reference":
+        return CLOSED
+    return preset_walls(preset) if options.walls is None else float(options.walls)
 
 
 def camera_path(shot: Any, options: argparse.Namespace) -> Any:

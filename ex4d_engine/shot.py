@@ -28,6 +28,7 @@ from .camera_frame import (
     intrinsics_from,
     pose_from,
 )
+from .dwmesh.walls import CLOSED
 from .errors import Ex4dError
 from .files import explain_os_error, write_bytes
 from .shot_upgrades import UPGRADES
@@ -36,6 +37,7 @@ SCHEMA_VERSION: Final = 2
 TAKE_NAME: Final = re.compile(r"take_(\d{4,6})", re.ASCII)
 COMPAT_MODES: Final = ("none", "reference")
 CONDITIONED_BY: Final = ("", "engine", "blender")
+WALLS_FIELD: Final = "wall_share"  # of a take's record
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,11 @@ class Take:
         return self.root / "result.mp4"
 
     @property
+    def wall_share(self) -> float:
+        """How deep the walls of its conditioning are, as a share of the depth where they begin (dwmesh/walls.py)."""
+        return float(self.record.get(WALLS_FIELD, CLOSED))
+
+    @property
     def is_finished(self) -> bool:
         return bool(self.preset) and self.result_file.is_file()
 
@@ -409,15 +416,24 @@ def _take_number(name: str) -> int:
 
 
 def new_take(
-    shot: Shot, frames: tuple[CameraFrame, ...], size: tuple[int, int], *, first: int, fps: Fraction, label: str = ""
+    shot: Shot,
+    frames: tuple[CameraFrame, ...],
+    size: tuple[int, int],
+    *,
+    first: int,
+    fps: Fraction,
+    label: str = "",
+    wall_share: float = CLOSED,
 ) -> Take:
     """Makes the next free take folder with its camera in `take.json`. Two processes never get the same one.
 
     Args:
         size: (width, height) of the output in pixels.
+        wall_share: as `Take.wall_share`.
 
     Raises:
-        Ex4dError: `no_camera`, `camera_invalid`, `disk_full`, `read_only`; there is no new folder then.
+        Ex4dError: `no_camera`, `camera_invalid`, `bad_request` for the walls, `disk_full`, `read_only`; there is no
+            new folder then.
     """
     if not frames:
         raise Ex4dError("no_camera", "The camera path has no frames.", "Give the camera at least one frame.")
@@ -429,9 +445,18 @@ def new_take(
             raise Ex4dError(
                 "camera_invalid", f"The camera of frame {number} cannot be used: {error}.", "Check the camera."
             ) from error
+    record = walls_record(wall_share)
     root = _new_take_folder(shot)
     take = Take(
-        root=root, name=root.name, first=first, width=size[0], height=size[1], fps=fps, frames=frames, label=label
+        root=root,
+        name=root.name,
+        first=first,
+        width=size[0],
+        height=size[1],
+        fps=fps,
+        frames=frames,
+        label=label,
+        record=record,
     )
     try:
         save_take(take)
@@ -440,6 +465,17 @@ def new_take(
             root.rmdir()
         raise
     return take
+
+
+def walls_record(wall_share: float) -> dict[str, Any]:
+    """What a take's record says of its walls: nothing where they are closed, as in takes of before there were others.
+
+    Raises:
+        Ex4dError: `bad_request` for what is no positive share.
+    """
+    if not wall_share > 0:
+        raise Ex4dError("bad_request", f"A wall share of {wall_share:g} is impossible.", "Give a positive number.")
+    return {} if wall_share == CLOSED else {WALLS_FIELD: wall_share}
 
 
 def _new_take_folder(shot: Shot) -> Path:
@@ -518,6 +554,9 @@ def _take_from(root: Path, document: dict[str, Any]) -> Take:
     frames = fields.items(document, "camera")
     if not frames:
         raise ValueError("camera has no frames")
+    record = fields.mapping(document.get("record", {}), "record")
+    if WALLS_FIELD in record:
+        fields.positive(record, WALLS_FIELD)
     return Take(
         root=root,
         name=root.name,
@@ -529,7 +568,7 @@ def _take_from(root: Path, document: dict[str, Any]) -> Take:
         label=fields.text(document, "label", ""),
         conditioning=_one_of(CONDITIONED_BY, document, "conditioning", ""),
         preset=fields.text(document, "preset", ""),
-        record=fields.mapping(document.get("record", {}), "record"),
+        record=record,
     )
 
 

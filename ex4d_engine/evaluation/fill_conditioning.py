@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the source clip shows of a new camera's view: the DW-Mesh, and the two usual ways that it is held against.
+"""What the source clip shows of a new camera's view: the DW-Mesh, and what it is held against.
 
-mesh     the pipeline's own: closed, so that an occluded face hides what lies behind it
+mesh     the DW-Mesh as preset `draft` is shown it: an occluded face hides what lies behind it, its walls are short
+closed   the DW-Mesh with walls that reach the surface behind
 warp     the same surface without occluded faces: through the gap that a step in depth leaves, the background shows
 splats   a point a pixel, two pixels wide: as most video models with camera control are conditioned
 """
@@ -12,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from ..dwmesh.occlusion import seen_faces, seen_pixels
 from ..dwmesh.ray_grid import RayGrid, ray_grid
 from ..dwmesh.repair import far_surface
 from ..dwmesh.topology import Topology
+from ..dwmesh.walls import CLOSED, WALL_SHARE
 from ..errors import Ex4dError
 from ..raster import Raster, Rendering, make_raster
 from ..training.visibility import JUMP_SHARE
@@ -82,7 +85,7 @@ class CaseMesh:
 
 
 @contextmanager
-def case_raster(case: FillCase) -> Iterator[tuple[RayGrid, Raster]]:
+def case_raster(case: FillCase, wall_share: float = CLOSED) -> Iterator[tuple[RayGrid, Raster]]:
     """The case's grid, and a raster that holds it.
 
     Raises:
@@ -90,12 +93,12 @@ def case_raster(case: FillCase) -> Iterator[tuple[RayGrid, Raster]]:
     """
     height, width = case.depth.shape[1:]
     grid = ray_grid(width, height, case.intrinsics, far_surface(float(case.depth.max())))
-    with make_raster("opengl", grid, nearest=float(case.depth.min())) as raster:
+    with make_raster("opengl", grid, nearest=float(case.depth.min()), wall_share=wall_share) as raster:
         yield grid, raster
 
 
-def _mesh(case: FillCase) -> Iterator[Rendering]:
-    with case_raster(case) as (_, raster):
+def _mesh(wall_share: float, case: FillCase) -> Iterator[Rendering]:
+    with case_raster(case, wall_share) as (_, raster):
         mesh = CaseMesh(case, raster)
         for index in range(len(case.path)):
             yield mesh.draw(index, index)
@@ -172,4 +175,9 @@ def splatted(
     )
 
 
-KINDS: Final[dict[str, Callable[[FillCase], Iterator[Rendering]]]] = {"mesh": _mesh, "warp": _warp, "splats": _splats}
+KINDS: Final[dict[str, Callable[[FillCase], Iterator[Rendering]]]] = {
+    "mesh": partial(_mesh, WALL_SHARE),
+    "closed": partial(_mesh, CLOSED),
+    "warp": _warp,
+    "splats": _splats,
+}

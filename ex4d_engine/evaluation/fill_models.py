@@ -81,7 +81,7 @@ def model_rows(folder: Path, adapters: Mapping[str, Path], steps: Sequence[int] 
     rows += [ModelRow(name, path) for name, path in named.items()]
     if named:
         full = full_row(named)
-        rows += [ModelRow(f"{full}, on {kind}", named[full], kind) for kind in ("warp", "splats")]
+        rows += [ModelRow(f"{full}, on {kind}", named[full], kind) for kind in ("closed", "warp", "splats")]
         others = sorted(set(steps) - {MAIN_STEPS})
         rows += [ModelRow(f"{full}, {_steps(count)}", named[full], steps=count) for count in others]
     return rows

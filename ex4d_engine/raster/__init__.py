@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dwmesh.ray_grid import RayGrid
+from ..dwmesh.walls import CLOSED
 from ..errors import Ex4dError
 
 
@@ -58,16 +59,16 @@ class Raster(Protocol):
         ...
 
 
-def _opengl(grid: RayGrid, *, near: float, reference: bool) -> Raster:
+def _opengl(grid: RayGrid, **settings: Any) -> Raster:
     from .opengl import OpenGLRaster
 
-    return OpenGLRaster(grid, near=near, reference=reference)
+    return OpenGLRaster(grid, **settings)
 
 
-def _nvdiffrast(grid: RayGrid, *, near: float, reference: bool) -> Raster:
+def _nvdiffrast(grid: RayGrid, **settings: Any) -> Raster:
     from .nvdiffrast import NvdiffrastRaster
 
-    return NvdiffrastRaster(grid, near=near, reference=reference)
+    return NvdiffrastRaster(grid, **settings)
 
 
 BACKENDS: Final[dict[str, Callable[..., Raster]]] = {"opengl": _opengl, "nvdiffrast": _nvdiffrast}
@@ -75,11 +76,14 @@ AT_VERTEX: Final = 1e-3  # barycentric distance at which a fragment is a vertex,
 NEAR_SHARE: Final = 1e-4  # of the shot's nearest depth: a camera may pass this close to a surface
 
 
-def make_raster(name: str, grid: RayGrid, *, nearest: float, reference: bool = False) -> Raster:
+def make_raster(
+    name: str, grid: RayGrid, *, nearest: float, wall_share: float = CLOSED, reference: bool = False
+) -> Raster:
     """A raster for a shot's mesh.
 
     Args:
         nearest: the shot's smallest depth; the near plane is a small share of it, so any scene scale works.
+        wall_share: how far a face that the plate did not see is drawn; see dwmesh/walls.py.
         reference: shade by vertex flags as the reference does, instead of by face.
 
     Raises:
@@ -87,4 +91,4 @@ def make_raster(name: str, grid: RayGrid, *, nearest: float, reference: bool = F
     """
     if name not in BACKENDS:
         raise Ex4dError("missing_package", f"There is no raster {name!r}.", f"Choose one of {', '.join(BACKENDS)}.")
-    return BACKENDS[name](grid, near=NEAR_SHARE * nearest, reference=reference)
+    return BACKENDS[name](grid, near=NEAR_SHARE * nearest, wall_share=wall_share, reference=reference)

@@ -11,9 +11,26 @@ uniform int seen_width;
 uniform int grid_faces;
 uniform float near;
 uniform float octaves; // log2(farthest / near)
+#ifdef WALLS
+uniform sampler2D depth_map;
+uniform float wall_share; // how far an unseen face reaches, as a share of the depth where it begins
+uniform vec4 source_z; // of a point of the picture at z = 1, (column, row, 1): z in the source camera; and its origin's
+#endif
 
 layout(location = 0) out vec4 colour; // alpha = mask
 layout(location = 1) out float depth;
+
+#ifdef WALLS
+// The depth at which an unseen face begins: the nearest of the four pixels of its cell.
+float wall_begins() {
+    ivec2 size = textureSize(depth_map, 0), last = size - 1;
+    ivec2 cell = ivec2(floor(v_place.xy * vec2(size) - 0.5));
+    ivec2 low = clamp(cell, ivec2(0), last), high = clamp(cell + 1, ivec2(0), last);
+    float left = min(texelFetch(depth_map, low, 0).r, texelFetch(depth_map, ivec2(low.x, high.y), 0).r);
+    float right = min(texelFetch(depth_map, ivec2(high.x, low.y), 0).r, texelFetch(depth_map, high, 0).r);
+    return min(left, right);
+}
+#endif
 
 void main() {
     // logarithmic depth: the same relative precision at every distance, for any scene scale
@@ -31,6 +48,10 @@ void main() {
             || texelFetch(seen_map, ivec2(gl_PrimitiveID % seen_width, gl_PrimitiveID / seen_width), 0).r > 0.5;
     }
     if (!seen) {
+#ifdef WALLS
+        float z = dot(source_z, vec4(gl_FragCoord.xy * depth, depth, 1.0));
+        if (gl_PrimitiveID < grid_faces && z > (1.0 + wall_share) * wall_begins()) discard;
+#endif
         colour = vec4(0.0);
         return;
     }

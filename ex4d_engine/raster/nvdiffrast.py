@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +26,7 @@ DEVICE = "cuda"
 class NvdiffrastRaster:
     """See `raster.Raster`."""
 
-    def __init__(self, grid: RayGrid, *, near: float, reference: bool) -> None:
+    def __init__(self, grid: RayGrid, *, near: float, wall_share: float, reference: bool) -> None:
         try:
             self._torch: Any = importlib.import_module("torch")
             self._dr: Any = importlib.import_module("nvdiffrast.torch")
@@ -38,7 +39,7 @@ class NvdiffrastRaster:
         if DEVICE == "cuda" and not self._torch.cuda.is_available():
             raise Ex4dError("missing_package", "nvdiffrast needs a CUDA device.", "Use the opengl raster.")
         logging.getLogger(__name__).warning("nvdiffrast: licensed for research and evaluation only (its section 3.3).")
-        self._near, self._reference = near, reference
+        self._near, self._wall_share, self._reference = near, wall_share, reference
         self._context = self._dr.RasterizeCudaContext()
         self.set_grid(grid)
 
@@ -62,7 +63,11 @@ class NvdiffrastRaster:
         """See `raster.Raster.set_frame`."""
         torch = self._torch
         z = self._tensor(depth)[self._pixels[:, 0], self._pixels[:, 1]]
-        self._points = self._rays * torch.where(self._pinned > 0, self._pinned, z)[:, None]
+        self._source_z = torch.where(self._pinned > 0, self._pinned, z)[None, :, None].contiguous()
+        self._points = self._rays * self._source_z[0]
+        # of each cell the nearest of its four pixels; of those half beyond the border, of two or one
+        ringed = torch.nn.functional.pad(-self._tensor(depth)[None, None], (1, 1, 1, 1), mode="replicate")
+        self._wall_begins = -torch.nn.functional.max_pool2d(ringed, 2, stride=1)[0, 0]
         self._albedo = self._tensor(albedo).float()[None] / 255
         behind = len(self._grid.topology.faces) - self._grid.topology.grid_faces
         self._seen = torch.cat(
@@ -92,7 +97,10 @@ class NvdiffrastRaster:
             ],
             dim=-1,
         )[None].contiguous()
-        hit, _ = dr.rasterize(self._context, clip, self._faces, resolution=(height, width))
+        if self._reference or not math.isfinite(self._wall_share):
+            hit, _ = dr.rasterize(self._context, clip, self._faces, resolution=(height, width))
+        else:
+            hit = self._short_walled(clip, (height, width))
         face = hit[0, ..., 3].long() - 1
         z_map = dr.interpolate(z[None, :, None].contiguous(), hit, self._faces)[0][0, ..., 0]
         if self._reference:
@@ -101,15 +109,42 @@ class NvdiffrastRaster:
             colour = colour[..., :3]
         else:
             places, _ = dr.interpolate(self._places, hit, self._faces)
-            corners = dr.interpolate(self._corners, hit, self._faces)[0][0]
             colour = dr.texture(self._albedo, places, filter_mode="linear", boundary_mode="clamp")[0, ..., :3]
-            at_vertex = (corners.amax(-1) > 1 - AT_VERTEX) & (face < self._grid.topology.grid_faces)
-            seen = (face >= 0) & (self._seen[face.clamp_min(0)] | at_vertex)
+            seen = self._is_seen(hit)
         colour = torch.where(seen[..., None], (colour * 255).round().clamp(0, 255), 0).to(torch.uint8)
         mask = seen.to(torch.uint8) * 255
         return Rendering(
             colour.cpu().numpy(), mask.cpu().numpy(), torch.where(face >= 0, z_map, 0).float().cpu().numpy()
         )
+
+    def _is_seen(self, hit: Any) -> Any:
+        """(H,W) bool: where a seen face was hit, or a vertex, which is a pixel that the plate saw."""
+        face = hit[0, ..., 3].long() - 1
+        corners = self._dr.interpolate(self._corners, hit, self._faces)[0][0]
+        at_vertex = (corners.amax(-1) > 1 - AT_VERTEX) & (face < self._grid.topology.grid_faces)
+        return (face >= 0) & (self._seen[face.clamp_min(0)] | at_vertex)
+
+    def _short_walled(self, clip: Any, resolution: tuple[int, int]) -> Any:
+        """What is hit, (1,H,W,4) as `rasterize` gives it, where walls end (mesh.frag.glsl): layer behind layer."""
+        torch, dr = self._torch, self._dr
+        height, width = self._wall_begins.shape
+        with dr.DepthPeeler(self._context, clip, self._faces, resolution) as peeler:
+            result, _ = peeler.rasterize_next_layer()
+            while True:
+                place = dr.interpolate(self._places, result, self._faces)[0][0]
+                column, row = (
+                    (place[..., axis] * (count - 1) + 0.5).floor().long().clamp(0, count - 1)
+                    for axis, count in enumerate((width, height))
+                )
+                z = dr.interpolate(self._source_z, result, self._faces)[0][0, ..., 0]
+                is_grid = (result[0, ..., 3] > 0) & (result[0, ..., 3] <= self._grid.topology.grid_faces)
+                beyond = (
+                    is_grid & ~self._is_seen(result) & (z > (1 + self._wall_share) * self._wall_begins[row, column])
+                )
+                if not bool(beyond.any()):
+                    return result
+                layer, _ = peeler.rasterize_next_layer()
+                result = torch.where(beyond[None, ..., None], layer, result)
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         return self._torch.as_tensor(np.ascontiguousarray(array)).to(DEVICE)

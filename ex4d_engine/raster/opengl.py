@@ -60,15 +60,15 @@ def device_name() -> str:
         context.release()
 
 
-def _shader(name: str, reference: bool) -> str:
-    define = "#define REFERENCE\n" if reference else ""
-    return f"#version 330\n{define}{(_SHADERS / name).read_text(encoding='ascii')}"
+def _shader(name: str, defined: tuple[str, ...]) -> str:
+    defines = "".join(f"#define {word}\n" for word in defined)
+    return f"#version 330\n{defines}{(_SHADERS / name).read_text(encoding='ascii')}"
 
 
 class OpenGLRaster:
     """See `raster.Raster`. Bound to the thread that made it."""
 
-    def __init__(self, grid: RayGrid, *, near: float, reference: bool) -> None:
+    def __init__(self, grid: RayGrid, *, near: float, wall_share: float, reference: bool) -> None:
         self._context = open_context()
         limit = self._context.info["GL_MAX_TEXTURE_SIZE"]
         self._seen_shape = grid.topology.seen_shape
@@ -81,9 +81,11 @@ class OpenGLRaster:
                 "Reconstruct at a smaller size.",
             )
         self._near, self._plate_size = near, grid.plate_size
+        # closed walls are a shader of their own: leaving out what lies beyond a wall's end costs a fifth
+        defined = ("REFERENCE",) if reference else ("WALLS",) if math.isfinite(wall_share) else ()
         self._program = self._context.program(
-            vertex_shader=_shader("mesh.vert.glsl", reference),
-            fragment_shader=_shader("mesh.frag.glsl", reference),
+            vertex_shader=_shader("mesh.vert.glsl", defined),
+            fragment_shader=_shader("mesh.frag.glsl", defined),
         )
         self._deepest = float(grid.pinned.max())
         self._reference = reference
@@ -97,6 +99,7 @@ class OpenGLRaster:
         self._set("seen_map", 2)
         self._set("seen_width", self._seen_shape[1])
         self._set("grid_faces", grid.topology.grid_faces)
+        self._set("wall_share", wall_share)
 
     def __enter__(self) -> Self:
         return self
@@ -149,6 +152,8 @@ class OpenGLRaster:
         )
         self._set("lens", lens)
         self._set("source_to_camera", tuple(source_to_camera.T.reshape(-1)))
+        camera_to_source = np.linalg.inv(source_to_camera)
+        self._set("source_z", (*(camera_to_source[2, :3] @ np.linalg.inv(intrinsics)), camera_to_source[2, 3]))
         for unit, texture in enumerate((self._depth_map, self._albedo_map, self._seen_map)):
             texture.use(unit)
         self._vertices.render(moderngl.TRIANGLES)

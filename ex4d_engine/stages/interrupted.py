@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..dwmesh.walls import CLOSED
 from ..errors import Ex4dError
 from ..shot import Shot, Take, list_takes, load_take, new_take
 from ..trajectories import Trajectory
@@ -19,24 +20,32 @@ def interrupted_take(shot: Shot, **record: Any) -> Take | None:
     return None
 
 
-def take_along(shot: Shot, path: Trajectory, label: str, generation: dict[str, Any] | None = None) -> Take:
+def take_along(
+    shot: Shot,
+    path: Trajectory,
+    label: str,
+    generation: dict[str, Any] | None = None,
+    *,
+    wall_share: float = CLOSED,
+) -> Take:
     """The take that an interrupted run began along this very path, else a new one.
 
     Args:
         generation: what the take's result is to be made with; None when only conditioning is wanted, which a
             take that has it already is not begun for.
+        wall_share: as `Take.wall_share`.
     """
     plate = shot.require_plate()
     for take in _takes_without_result(shot):
         same = (
             take.frames == path.frames
             and (take.width, take.height, take.fps) == (*path.size, path.fps)
-            and (take.first, take.label) == (plate.first, label)
+            and (take.first, take.label, take.wall_share) == (plate.first, label, wall_share)
         )
         begun = not take.conditioning if generation is None else take.conditioning != "blender"
         if same and begun and take.record.get("generation", generation) == generation:
             return take
-    return new_take(shot, path.frames, path.size, first=plate.first, fps=path.fps, label=label)
+    return new_take(shot, path.frames, path.size, first=plate.first, fps=path.fps, label=label, wall_share=wall_share)
 
 
 def _takes_without_result(shot: Shot) -> Iterator[Take]:

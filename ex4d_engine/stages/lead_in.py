@@ -61,7 +61,7 @@ def lead_in(shot: Shot, take: Take, reporter: Reporter) -> list[FramePair]:
     folder, size = take.root / FOLDER_NAME, (take.width, take.height)
     prepare_folder(folder)
     pairs = []
-    with open_meshes(shot) as meshes:
+    with open_meshes(shot, wall_share=take.wall_share) as meshes:
         for index, camera in enumerate(cameras):
             reporter.check()
             drawn = meshes.draw(camera.source, camera, size)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..background import BackgroundWriter
 from ..cameras import check_camera
 from ..dwmesh.ray_grid import load_ray_grid
+from ..dwmesh.walls import CLOSED
 from ..errors import Ex4dError
 from ..files import prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
@@ -71,7 +72,7 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
     """Draws colour, mask and depth for every frame of the take; frames that are there are kept.
 
     Conditioning that is whole stays as it is, whoever drew it. What an interrupted run drew of a shot that was made
-    anew since is drawn again.
+    anew since is drawn again. How deep walls are is the take's to say.
 
     Raises:
         Ex4dError: `camera_invalid`, `no_opengl`, `shot_missing` for a file that is gone, `disk_full`.
@@ -99,7 +100,13 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
     done = len(take.frames) - len(todo)
     with (
         logged(take, "render", reporter) as reporter,
-        make_raster(raster, load_ray_grid(shot.rays_file), nearest=geometry.near, reference=reference) as backend,
+        make_raster(
+            raster,
+            load_ray_grid(shot.rays_file),
+            nearest=geometry.near,
+            wall_share=take.wall_share,
+            reference=reference,
+        ) as backend,
         BackgroundWriter() as writer,
     ):
         frames = MeshFrames(shot, backend)
@@ -120,11 +127,15 @@ def render(shot: Shot, take: Take, reporter: Reporter, *, raster: str = "opengl"
 
 
 @contextmanager
-def open_meshes(shot: Shot, keep: int = 2) -> Iterator[MeshFrames]:
+def open_meshes(shot: Shot, keep: int = 2, wall_share: float = CLOSED) -> Iterator[MeshFrames]:
     """The shot's meshes on OpenGL, for stages after this one."""
     geometry = shot.require_geometry()
     with make_raster(
-        "opengl", load_ray_grid(shot.rays_file), nearest=geometry.near, reference=geometry.compat == "reference"
+        "opengl",
+        load_ray_grid(shot.rays_file),
+        nearest=geometry.near,
+        wall_share=wall_share,
+        reference=geometry.compat == "reference",
     ) as raster:
         yield MeshFrames(shot, raster, keep)
 

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwmesh.walls import WALL_SHARE
 from ..errors import Ex4dError
 from .simulated_masks import MaskSettings, simulated_masks
-from .walls import WALL_SHARE
 
 MIXES: Final = {
     "both": MaskSettings().ratios,
@@ -44,7 +44,7 @@ class BankMasks:
     mix: one of `MIXES`.
     frames: of a mask's window.
     per_clip: masks of a clip, each in a window of its own.
-    wall_share: how deep the walls behind outlines are, see walls.py; `inf` hides as the closed DW-Mesh does.
+    wall_share: how deep the walls behind outlines are, see dwmesh/walls.py.
     raster: as in raster/__init__.py.
     """
 

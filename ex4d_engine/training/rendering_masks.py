@@ -11,7 +11,6 @@ for a seen face would take every surface that the source sees at a grazing angle
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,10 +20,10 @@ from ..cameras import check_camera
 from ..dwmesh.occlusion import seen_faces
 from ..dwmesh.ray_grid import ray_grid
 from ..dwmesh.repair import far_surface, repair, sky_depth
+from ..dwmesh.walls import WALL_SHARE
 from ..errors import Ex4dError
 from ..raster import make_raster
 from .visibility import visible_pixels
-from .walls import WALL_SHARE, walled_grid
 
 
 def rendering_masks(
@@ -43,7 +42,7 @@ def rendering_masks(
         intrinsics: (3,3) of the clip's camera, which is the path's too.
         path: (F,4,4) poses relative to the source camera at the first frame, as from `random_path`.
         source_poses: (F,4,4) camera_to_world of the source; left out, the source camera holds still.
-        wall_share: how deep the walls behind outlines are, see walls.py; `inf` is the DW-Mesh as it is, closed.
+        wall_share: how deep the walls behind outlines are, see dwmesh/walls.py.
         raster: as in raster/__init__.py.
 
     Returns:
@@ -110,11 +109,9 @@ def _drawings(
     height, width = depth.shape[1:]
     grid = ray_grid(width, height, intrinsics, far_surface(float(depth.max())))
     albedo = np.zeros((height, width, 4), np.uint8)  # only depth is asked for
-    with make_raster(raster, grid, nearest=float(depth.min())) as drawing:
+    with make_raster(raster, grid, nearest=float(depth.min()), wall_share=wall_share) as drawing:
         for index, pose in poses.items():
             check_camera(intrinsics, pose)
             seen = seen_faces(depth[index])
-            if math.isfinite(wall_share):
-                drawing.set_grid(walled_grid(grid, depth[index], seen, wall_share))
             drawing.set_frame(depth[index], albedo, seen)
             yield index, drawing.draw(intrinsics, pose, (width, height)).depth

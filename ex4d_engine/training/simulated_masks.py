@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwmesh.walls import WALL_SHARE
 from ..errors import Ex4dError
 from .random_paths import PathSettings, random_path
 from .rendering_masks import rendering_masks, usable_depth
 from .tracking_masks import BlobSettings, Tracker, tracking_masks
-from .walls import WALL_SHARE
 
 KINDS: Final = ("rendering", "tracking", "both", "none")
 
@@ -32,7 +32,7 @@ class MaskSettings:
         ratios: weights of rendering masks only, tracking masks only, both united, and no holes at all.
         paths: the cameras of rendering masks.
         blobs: the holes of tracking masks.
-        wall_share: see walls.py; `inf` hides as the pipeline's own mesh does, which is closed.
+        wall_share: see dwmesh/walls.py.
         erosion: least and most side in pixels of the square that the kept region shrinks by, drawn for each frame.
             The default is the pipeline's own, the same in every frame; (2, 8) is the reference's, (1, 1) is none.
     """

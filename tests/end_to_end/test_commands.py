@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 import trimesh
 
 from ex4d_engine import __version__, cli
+from ex4d_engine.dwmesh.walls import WALL_SHARE
 from ex4d_engine.image_files import read_png, write_exr_depth, write_png
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import list_takes, load_shot, load_take
@@ -198,6 +200,24 @@ def test_camera_options(shot_folder: Path, capfd: pytest.CaptureFixture[str]) ->
     take = load_take(shot, 4)
     for frame, ours in zip(take.frames, path.frames, strict=True):
         np.testing.assert_allclose(frame.camera_to_world, ours.camera_to_world, atol=1e-5)
+
+
+def test_walls_are_as_deep_as_is_said_or_as_suits_the_preset(
+    shot_folder: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number, walls in enumerate((("--walls", "closed"), ("--walls", "0.5"), ()), 1):
+        rendered(capfd, shot_folder, "--orbit", 5, *walls)
+        assert load_take(load_shot(shot_folder), number).wall_share == (math.inf, 0.5, WALL_SHARE)[number - 1]
+    for walls in ("0", "-1", "nan", "open"):
+        with pytest.raises(SystemExit):
+            cli.main(["render", str(shot_folder), "--orbit", "5", "--walls", walls])
+        assert "neither a positive share nor closed" in capfd.readouterr().err
+    clip = write_sequence(folder / "another clip", 2, first=1)
+    for compat, share in (("none", WALL_SHARE), ("reference", math.inf)):
+        shot = folder / compat
+        options = ["--orbit", "5", "--preset", "preview", "--depth", "rough-pictorial", "--compat", compat]
+        assert cli.main(["run", str(clip), "--out", str(shot), *options]) == 0
+        assert load_take(load_shot(shot), 1).wall_share == share
 
 
 # ------------------------------------------------------------------------------------------ bad input

@@ -18,11 +18,14 @@ import torch
 from ex4d_engine.cameras import intrinsics_from_fov
 from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid
+from ex4d_engine.dwmesh.walls import CLOSED
 from ex4d_engine.raster import make_raster, nvdiffrast
 from ex4d_engine.trajectories import orbit
 
 
-def rasterize(context: object, positions: torch.Tensor, faces: torch.Tensor, resolution: tuple[int, int]):
+def rasterize(
+    context: object, positions: torch.Tensor, faces: torch.Tensor, resolution: tuple[int, int], floor=-np.inf
+):
     height, width = resolution
     clip = positions[0].double().numpy()
     depth = np.full((height, width), np.inf)
@@ -50,11 +53,32 @@ def rasterize(context: object, positions: torch.Tensor, faces: torch.Tensor, res
         wc = 1 - wa - wb
         z = wa * corner[0, 2] / corner[0, 3] + wb * corner[1, 2] / corner[1, 3] + wc * corner[2, 2] / corner[2, 3]
         inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (z >= -1) & (z <= 1) & (z < depth[y0:y1, x0:x1])
+        inside &= z > np.broadcast_to(floor, depth.shape)[y0:y1, x0:x1] + 1e-7
         total = wa / corner[0, 3] + wb / corner[1, 3] + wc / corner[2, 3]
         new = np.stack([wa / corner[0, 3] / total, wb / corner[1, 3] / total, z, np.full_like(z, number + 1)], -1)
         depth[y0:y1, x0:x1][inside] = z[inside]
         hit[y0:y1, x0:x1][inside] = new[inside]
     return torch.from_numpy(hit)[None], None
+
+
+class DepthPeeler:
+    """Every layer by leaving out, pixel by pixel, the faces of the layers before."""
+
+    def __init__(self, context: object, positions: torch.Tensor, faces: torch.Tensor, resolution: tuple[int, int]):
+        self._all = context, positions, faces, resolution
+        self._floor = np.full(resolution, -np.inf)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def rasterize_next_layer(self):
+        hit, _ = rasterize(*self._all, floor=self._floor)
+        there = hit[0, ..., 3].numpy() > 0
+        self._floor[there] = hit[0, ..., 2].double().numpy()[there]
+        return hit, None
 
 
 def interpolate(values: torch.Tensor, hit: torch.Tensor, faces: torch.Tensor):
@@ -78,6 +102,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("nvdiffrast.torch")
     module.RasterizeCudaContext = object  # type: ignore[attr-defined]
     module.rasterize, module.interpolate, module.texture = rasterize, interpolate, texture  # type: ignore[attr-defined]
+    module.DepthPeeler = DepthPeeler  # type: ignore[attr-defined]
     package = types.ModuleType("nvdiffrast")
     package.torch = module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
@@ -85,8 +110,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvdiffrast, "DEVICE", "cpu")
 
 
+@pytest.mark.parametrize("wall_share", [CLOSED, 0.25])
 @pytest.mark.parametrize("degrees", [0, 8, -25])
-def test_it_draws_what_opengl_draws(stand_in: None, degrees: float) -> None:
+def test_it_draws_what_opengl_draws(stand_in: None, degrees: float, wall_share: float) -> None:
     width, height = 48, 32
     depth = np.full((height, width), 9, np.float32)
     depth[16:] = np.linspace(9, 4, 16, dtype=np.float32)[:, None]
@@ -99,7 +125,7 @@ def test_it_draws_what_opengl_draws(stand_in: None, degrees: float) -> None:
     view = np.linalg.inv(orbit(2, degrees, 3.0)[-1])
     drawn = {}
     for name in ("opengl", "nvdiffrast"):
-        with make_raster(name, ray_grid(width, height, K, 12.0), nearest=3.0) as raster:
+        with make_raster(name, ray_grid(width, height, K, 12.0), nearest=3.0, wall_share=wall_share) as raster:
             raster.set_frame(depth, albedo, seen)
             drawn[name] = raster.draw(K, view, (width, height))
     one, two = drawn["opengl"], drawn["nvdiffrast"]

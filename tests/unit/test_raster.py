@@ -9,18 +9,26 @@ import pytest
 from ex4d_engine.cameras import fitted_intrinsics, intrinsics_from_fov, rotation_about, scaled_intrinsics
 from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid
+from ex4d_engine.dwmesh.walls import CLOSED
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.raster import Rendering, make_raster
 from ex4d_engine.trajectories import dolly, orbit
 
 
-def draw(depth: np.ndarray, image: np.ndarray, pose: np.ndarray, K: np.ndarray | None = None, size=None) -> Rendering:
+def draw(
+    depth: np.ndarray,
+    image: np.ndarray,
+    pose: np.ndarray,
+    K: np.ndarray | None = None,
+    size=None,
+    wall_share: float = CLOSED,
+) -> Rendering:
     height, width = depth.shape
     source = intrinsics_from_fov(width, height)
     seen = seen_faces(depth)
     albedo = np.dstack([image, seen_pixels(seen, width, height)])
     grid = ray_grid(width, height, source, 1.25 * float(depth.max()))
-    with make_raster("opengl", grid, nearest=float(depth.min())) as raster:
+    with make_raster("opengl", grid, nearest=float(depth.min()), wall_share=wall_share) as raster:
         raster.set_frame(depth, albedo, seen)
         return raster.draw(source if K is None else K, np.linalg.inv(pose), size or (width, height))
 
@@ -38,11 +46,14 @@ def scene(width: int = 96, height: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(96, 64), (63, 65), (5, 3)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
-def test_the_source_camera_gets_its_plate_back_border_included(size: tuple[int, int], scale: float) -> None:
+@pytest.mark.parametrize("wall_share", [CLOSED, 0.25])
+def test_the_source_camera_gets_its_plate_back_border_included(
+    size: tuple[int, int], scale: float, wall_share: float
+) -> None:
     width, height = size
     depth = np.random.default_rng(0).uniform(2, 40, (height, width)).astype(np.float32) * np.float32(scale)
     image = noise(width, height)
-    drawn = draw(depth, image, np.eye(4))
+    drawn = draw(depth, image, np.eye(4), wall_share=wall_share)
     assert (drawn.mask == 255).all()
     assert np.abs(drawn.color.astype(int) - image).max() <= 1
     np.testing.assert_allclose(drawn.depth, depth, rtol=2e-4)
@@ -85,6 +96,43 @@ def test_occluded_faces_hide_what_is_behind_them() -> None:
     assert bridge.any()
     inside = drawn.depth[20, (drawn.mask[20] == 0) & (drawn.depth[20] > 0)]
     assert inside.min() < 19
+
+
+@pytest.mark.parametrize("wall_share", [0.1, 0.25, 1.0])
+def test_a_wall_ends_where_its_share_of_the_depth_is_over(wall_share: float) -> None:
+    """Left of column 100 a surface at 4, from there on one at 20; a camera b to the right, its line of sight the same.
+
+    Seen from there, what is at z is f·b/z further left. The wall goes on along the source's line of sight at the edge
+    and ends at z = 4 · (1 + share); then there is nothing up to the far surface, which is moved by f·b/20.
+    """
+    width, height, near, far, b = 200, 8, 4.0, 20.0, 1.0
+    depth = np.full((height, width), far, np.float32)
+    depth[:, :100] = near
+    K, pose = intrinsics_from_fov(width, height), np.eye(4)
+    pose[0, 3] = b
+    shift = K[0, 0] * b
+    drawn = draw(depth, noise(width, height), pose, wall_share=wall_share)
+    row, z = drawn.mask[height // 2], drawn.depth[height // 2]
+    end = 100 - shift / (near * (1 + wall_share))
+    wall = np.flatnonzero((row == 0) & (z > 0) & (z < near * (1 + wall_share) * 1.001))
+    assert abs(wall[0] - (99.5 - shift / near)) <= 1 and abs(wall[-1] - end) <= 1.5
+    assert (row[wall[-1] + 3 : round(100 - shift / far) - 2] == 0).all()  # what the source saw nothing of
+    between = z[wall[-1] + 3 : round(100 - shift / far) - 2]
+    assert ((between == 0) | (between > far)).all()  # nothing is there but the fan that closes the mesh behind
+
+
+def test_behind_a_wall_that_ends_the_far_surface_is_seen() -> None:
+    """A narrow card at 4 before a far surface at 20, from the side: closed walls hide what short ones show."""
+    depth = np.full((48, 72), 20, np.float32)
+    depth[12:36, 34:38] = 4
+    image = noise(72, 48)
+    closed, short, shorter = (
+        draw(depth, image, orbit(2, 25, 4.0)[-1], wall_share=share) for share in (CLOSED, 0.5, 0.1)
+    )
+    assert (closed.mask > 0).sum() < (short.mask > 0).sum() < (shorter.mask > 0).sum()
+    # what the closed mesh shows, all show, and alike
+    kept = closed.mask > 0
+    assert (short.mask[kept] == 255).all() and (short.color[kept] == closed.color[kept]).all()
 
 
 def test_the_far_cap_does_not_fight_with_the_farthest_surface() -> None:

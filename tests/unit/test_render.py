@@ -12,10 +12,11 @@ import pytest
 
 from ex4d_engine import files
 from ex4d_engine.cameras import as_matrix
+from ex4d_engine.dwmesh.walls import CLOSED
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import CameraFrame, Shot, Take, load_take, new_take
+from ex4d_engine.shot import CameraFrame, Shot, Take, list_takes, load_take, new_take
 from ex4d_engine.stages import reconstruct, render, take_along
 from ex4d_engine.trajectories import along, preset
 from tests.tiny_shot import FAR, Listener, contents, depth_map, orbit_take, picture, settings, times
@@ -135,6 +136,23 @@ def test_the_same_path_again_goes_on_in_the_take_that_was_begun(shot: Shot) -> N
     assert take_along(shot, path, "a").name == "take_0004"  # its conditioning is done
     wanted = {"preset": "preview", "seed": 0}
     assert take_along(shot, path, "a", wanted).name in ("take_0004", drawn.name)
+
+
+def test_how_deep_walls_are_is_the_take_s(shot: Shot) -> None:
+    path = along(shot, preset("orbit", 25.0, 3, 4.0))
+    closed, short = (take_along(shot, path, "", wall_share=share) for share in (CLOSED, 0.2))
+    assert closed.name != short.name and take_along(shot, path, "", wall_share=0.2) == short
+    assert "wall_share" not in closed.record and load_take(shot, short.name).wall_share == 0.2
+    seen = [read_png(render(shot, take, Silent()).file("mask", closed.numbers[-1])) > 0 for take in (closed, short)]
+    assert seen[1][seen[0]].all() and seen[1].sum() > seen[0].sum()
+
+
+def test_an_impossible_depth_of_walls_makes_no_take(shot: Shot) -> None:
+    path = along(shot, preset("orbit", 25.0, 3, 4.0))
+    for share in (0.0, -1.0, float("nan")):
+        with pytest.raises(Ex4dError, match="wall share"):
+            take_along(shot, path, "", wall_share=share)
+    assert list_takes(shot) == []
 
 
 # ------------------------------------------------------------------------------------------- refused

@@ -313,6 +313,7 @@ TAKE_DAMAGES: dict[str, tuple[tuple[Any, ...], Any]] = {
     "conditioning": (("conditioning",), "both"),
     "preset": (("preset",), None),
     "record": (("record",), "none"),
+    "wall_share": (("record", "wall_share"), -0.25),
 }
 
 

@@ -5,12 +5,13 @@
     .venv/bin/python tools/benchmarks/simulated_masks.py [--scenes 160] [--picture build/simulated_masks.png]
 
 Each scene is seen by its own camera, held still, and by one on a random path of the training's family; things move
-meanwhile. Four masks of the same cameras are compared, none of them eroded:
+meanwhile. Five masks of the same cameras are compared, none of them eroded:
 
     true       the new camera's pixels whose point the source camera does not see, by the scenes' exact depth
     simulated  the source's pixels that the path's camera does not see, as training hides them (walls of limited depth)
     closed     the same with the walls of the closed DW-Mesh
-    drawn      the unseen pixels of the DW-Mesh drawn from the new camera: the holes that inference has to fill
+    drawn      the unseen pixels of the DW-Mesh drawn from the new camera: the holes that presets final and fast fill
+    short      the same with walls of limited depth: those of draft and preview
 
 A true hole lies in the new camera's picture and a simulated one in the source's, so they cannot be laid over each
 other: what must agree is how much is missing at an angle.
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 from ex4d_engine.dwmesh.occlusion import seen_faces
 from ex4d_engine.dwmesh.ray_grid import ray_grid
 from ex4d_engine.dwmesh.repair import far_surface
+from ex4d_engine.dwmesh.walls import CLOSED, WALL_SHARE
 from ex4d_engine.raster import make_raster
 from ex4d_engine.synthetic import Scenes, camera_path, random_scenes, render_views
 from ex4d_engine.synthetic.draw import Draw
@@ -50,13 +52,18 @@ from ex4d_engine.training.mask_statistics import (
 )
 from ex4d_engine.training.random_paths import PathSettings, random_path, turned_deg
 from ex4d_engine.training.rendering_masks import rendering_masks, usable_depth
-from ex4d_engine.training.walls import WALL_SHARE
 
 EDGES_DEG = np.array([2.0, 10.0, 20.0, 30.0, 45.0, 60.0, 75.0, 90.1])
 CLIP_FRAMES = 49  # of which some are looked at, spread evenly
 BATCH = 8  # scenes at a time
-KINDS = ("true", "simulated", "closed", "drawn")
-COLOURS = {"true": (0, 0, 0), "simulated": (40, 160, 40), "closed": (200, 120, 40), "drawn": (60, 60, 210)}  # BGR
+KINDS = ("true", "simulated", "closed", "drawn", "short")
+COLOURS = {
+    "true": (0, 0, 0),
+    "simulated": (40, 160, 40),
+    "closed": (200, 120, 40),
+    "drawn": (60, 60, 210),
+    "short": (190, 60, 170),
+}  # BGR
 EXAMPLE_TURNS = ((20.0, 40.0), (45.0, 75.0))  # degrees: an example is shown of the first path that ends within each
 RESAMPLED = 2000
 Masks = dict[str, NDArray[np.uint8]]
@@ -138,18 +145,21 @@ def all_masks(
     return {
         "true": true_masks(target, source, K, path),
         "simulated": rendering_masks(source, K, path, wall_share=wall_share),
-        "closed": rendering_masks(source, K, path, wall_share=math.inf),
-        "drawn": drawn_masks(usable_depth(source), K, path),
+        "closed": rendering_masks(source, K, path, wall_share=CLOSED),
+        "drawn": drawn_masks(usable_depth(source), K, path, CLOSED),
+        "short": drawn_masks(usable_depth(source), K, path, wall_share),
     }
 
 
-def drawn_masks(depth: NDArray[np.float32], K: NDArray[np.float64], path: NDArray[np.float64]) -> NDArray[np.uint8]:
+def drawn_masks(
+    depth: NDArray[np.float32], K: NDArray[np.float64], path: NDArray[np.float64], wall_share: float
+) -> NDArray[np.uint8]:
     """The masks of the conditioning, as the render stage draws them."""
     height, width = depth.shape[1:]
     albedo = np.zeros((height, width, 4), np.uint8)
     grid = ray_grid(width, height, K, far_surface(float(depth.max())))
     masks = []
-    with make_raster("opengl", grid, nearest=float(depth.min())) as raster:
+    with make_raster("opengl", grid, nearest=float(depth.min()), wall_share=wall_share) as raster:
         for frame, pose in zip(depth, path, strict=True):
             raster.set_frame(frame, albedo, seen_faces(frame))
             masks.append(raster.draw(K, np.linalg.inv(pose), (width, height)).mask)

@@ -72,7 +72,7 @@ def test_a_model_adds_its_rows_to_what_is_there(
     shutil.copytree(drawn, out)
     adapters = {"rendering": model / "ex4d.safetensors", "both": model / "ex4d.safetensors"}
     document = compare_fills(out, SETTINGS, CPU, Silent(), model=model, adapters=adapters, steps=(1, 4), workers=0)
-    added = ["base model", "rendering", "both", "both, on warp", "both, on splats", "both, 1 step"]
+    added = ["base model", "rendering", "both", "both, on closed", "both, on warp", "both, on splats", "both, 1 step"]
     assert document["rows"] == [*CLASSICAL, *added] and document["leader"] == "both"
     written = json.loads((out / "fill.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)  # no NaN
     figures = written["by_swing"]["0-90"]
@@ -102,7 +102,13 @@ def test_a_fill_keeps_known_pixels_and_repeats(model: Path) -> None:
 
 
 def test_rows_of_a_folder_without_adapters_and_with_a_missing_one(model: Path, tmp_path: Path) -> None:
-    assert [row.name for row in model_rows(model, {})] == ["base model", "both", "both, on warp", "both, on splats"]
+    assert [row.name for row in model_rows(model, {})] == [
+        "base model",
+        "both",
+        "both, on closed",
+        "both, on warp",
+        "both, on splats",
+    ]
     assert [row.name for row in model_rows(tmp_path, {})] == ["base model"]
     with pytest.raises(Ex4dError, match=r"no EX-4D adapter .*absent"):
         model_rows(model, {"both": tmp_path / "absent"})
