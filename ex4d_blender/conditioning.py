@@ -6,14 +6,16 @@ the user's objects are linked; the user's scene, camera, visibility, materials a
 touched, so that nothing has to be put back, whatever fails. Between two frames nothing of ours is in the file:
 the user may save, undo or go on working.
 
-One render gives both pictures: unseen faces are held out, so alpha is the mask. The sample lies at the pixel's
-centre, alpha is therefore 0 or 255. Workbench is faster but cannot do this: it draws one texture and nothing
-else, and at the source view it would leave holes along every edge in depth (see plate_material.py).
+One render gives both pictures: unseen faces are held out as far as the take's walls reach, so alpha is the mask.
+The sample lies at the pixel's centre, alpha is therefore 0 or 255. Workbench is faster but cannot do this: it draws
+one texture and nothing else, and at the source view it would leave holes along every edge in depth (see
+plate_material.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +34,7 @@ from .camera_sampling import set_camera
 from .exact_texture import sample_without_mipmaps
 from .mesh_import import ImportedShot, imported_in, plate_objects
 from .pixel_files import read_rgba, write_png
+from .plate_images import load_sequence
 from .plate_material import (
     ALBEDO_NODE,
     VERTEX_REACH,
@@ -40,6 +43,7 @@ from .plate_material import (
     set_vertex_reach,
 )
 from .scene_evaluation import active_layer, rendered_objects
+from .wall_nodes import Walls
 
 ENGINES = ("CYCLES", "EEVEE")
 SCENE_NAME = "EX-4D conditioning"
@@ -52,6 +56,8 @@ SOURCE_VIEW_REACH = 0.02
 SECOND_LOOK_SAMPLES = 8
 # Cycles finds surfaces by rays and can start near; EEVEE has a depth buffer whose precision that costs
 NEAR_SHARE = {"CYCLES": 1e-4, "EEVEE": 1e-2}
+# Seen from the side, walls that have ended lie one behind the other; Cycles goes through 1024 at most, and by itself 8
+MOST_REMOVED_WALLS = 1024
 
 Steps = Generator[tuple[int, int], None, Take]
 
@@ -171,7 +177,7 @@ def _draw(
     is_source_view = _is_source_view(shot, camera, size)
     with (
         tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
-        _conditioning_scene(scene, imported, shot, include_cg, engine) as (stage, materials),
+        _conditioning_scene(scene, imported, shot, take, include_cg, engine) as (stage, materials),
     ):
         still = Path(folder) / "still.png"
         stage.render.resolution_x, stage.render.resolution_y = size
@@ -238,7 +244,7 @@ def _set_clipping(item: bpy.types.Object, shot: Shot, camera: CameraFrame, near_
 
 @contextmanager
 def _conditioning_scene(
-    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, include_cg: bool, engine: str
+    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, take: Take, include_cg: bool, engine: str
 ) -> Iterator[tuple[bpy.types.Scene, list[bpy.types.Material]]]:
     """A scene with copies of the plate's objects, a camera and, if asked, the user's; and the plate's materials."""
     plate, plates = shot.require_plate(), plate_objects(imported, scene)
@@ -264,6 +270,11 @@ def _conditioning_scene(
         made += [camera, camera.data]
         stage.collection.objects.link(camera)
         stage.camera = camera
+        walls = _walls(shot, take)
+        if walls is not None:
+            made.append(walls.depth)
+        if walls is not None and engine == "CYCLES":
+            stage.cycles.transparent_max_bounces = MOST_REMOVED_WALLS
         materials: dict[str, bpy.types.Material] = {}
         for item in plates:
             copy = item.copy()
@@ -274,7 +285,7 @@ def _conditioning_scene(
                 if not is_plate_material(original):
                     continue  # what the user painted over the plate is drawn as it is, and counts as seen
                 if original.name_full not in materials:
-                    material = materials[original.name_full] = conditioning_material(original)
+                    material = materials[original.name_full] = conditioning_material(original, walls)
                     made.append(material)
                     if engine == "EEVEE":
                         sample_without_mipmaps(material, ALBEDO_NODE, (plate.width, plate.height))
@@ -286,6 +297,16 @@ def _conditioning_scene(
     finally:
         bpy.data.scenes.remove(stage)
         bpy.data.batch_remove(made)
+
+
+def _walls(shot: Shot, take: Take) -> Walls | None:
+    """How far the take draws unseen faces, with a depth image of its own; None for all the way."""
+    if not math.isfinite(take.wall_share) or shot.require_geometry().compat == "reference":
+        return None
+    plate = shot.require_plate()
+    depth = load_sequence(shot.depth_file(plate.first), f"{SCENE_NAME} depth", plate, is_colour=False)
+    depth.use_half_precision = False  # EEVEE: as half floats depths would be a two-thousandth off
+    return Walls(take.wall_share, depth, plate)
 
 
 def _empty(stage: bpy.types.Scene, layer_name: str) -> None:

@@ -2,7 +2,8 @@
 """How much of a new view the plate has seen, in a fraction of a second and without the engine. No bpy.
 
 A small z-buffer: every face is sampled at half a pixel's distance or closer, the nearest sample of a pixel
-decides, and a pixel is covered when that lies on a seen face. The pictures are about a hundred pixels wide, so
+decides, and a pixel is covered when that lies on a seen face. Past the end of a wall an unseen face is not there
+(ex4d_engine/dwmesh/walls.py). The pictures are about a hundred pixels wide, so
 the share is good to a few per cent; the take's mask is the exact answer.
 """
 
@@ -28,26 +29,31 @@ def coarse_size(width: int, height: int) -> tuple[int, int]:
 
 def coverage(
     points: NDArray[np.float32],
+    source_z: NDArray[np.float32],
     seen: NDArray[np.bool_],
     intrinsics: NDArray[np.float64],
     camera_to_world: NDArray[np.float64],
     size: tuple[int, int],
+    wall_share: float,
 ) -> float:
     """Share 0…1 of the picture's pixels that show a seen face.
 
     Args:
         points: (rows, columns, 3) vertices of the grid in our world.
+        source_z: (rows, columns) their depth in the source camera.
         seen: (rows - 1, 2 * (columns - 1)), two triangles a cell; see ex4d_engine/dwmesh/topology.py.
         intrinsics: (3,3) for `size`.
         camera_to_world: (4,4), OpenCV axes.
         size: (width, height); small, see `coarse_size`.
+        wall_share: how far unseen faces reach, as a share of the depth where they begin.
     """
     world_to_camera = np.linalg.inv(camera_to_world)
-    points, flags = _thinned(points, seen)
     local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
-    corners = np.stack([local[:-1, :-1], local[:-1, 1:], local[1:, :-1], local[1:, 1:]], axis=2).reshape(-1, 4, 3)
+    local, flags = _thinned(np.concatenate([local, source_z[..., None]], axis=-1), seen)
+    corners = np.stack([local[:-1, :-1], local[:-1, 1:], local[1:, :-1], local[1:, 1:]], axis=2).reshape(-1, 4, 4)
+    ends = (1 + wall_share) * corners[..., 3].min(axis=1)
     flags = flags.reshape(-1, 2)
-    in_view, across, down = _samples_needed(corners, intrinsics, size)
+    in_view, across, down = _samples_needed(corners[..., :3], intrinsics, size)
 
     width, height = size
     pixels: list[NDArray[np.int64]] = []
@@ -57,10 +63,11 @@ def coverage(
         chosen = in_view & (across == columns) & (down == rows)
         samples, sample_flags = _sampled(corners[chosen], flags[chosen], columns, rows)
         z = samples[:, 2]
-        image = samples @ intrinsics.T
+        image = samples[:, :3] @ intrinsics.T
+        is_there = sample_flags | (samples[:, 3] <= np.repeat(ends[chosen], columns * rows))
         with np.errstate(divide="ignore", invalid="ignore"):
             x, y = np.floor(image[:, 0] / z), np.floor(image[:, 1] / z)
-        inside = (z > NEAREST) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        inside = is_there & (z > NEAREST) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         pixels.append((y[inside] * width + x[inside]).astype(np.int64))
         depths.append(z[inside])
         covered.append(sample_flags[inside])
@@ -72,7 +79,7 @@ def coverage(
     return float(picture.mean())
 
 
-def _thinned(points: NDArray[np.float32], seen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _thinned(points: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """A grid of about `GRID_LINES` lines or fewer, and its cells' flags (rows, columns, 2): all seen, or unseen.
 
     The two outermost lines on each side stay: they are the edge and the far surface, not neighbours.
@@ -126,7 +133,7 @@ def _power_of_two(wanted: NDArray[np.float64]) -> NDArray[np.int64]:
 def _sampled(
     corners: NDArray[np.float64], flags: NDArray[np.bool_], columns: int, rows: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Points (N * columns * rows, 3) evenly spread over the cells' two triangles, and each point's flag."""
+    """Points (N * columns * rows, C) evenly spread over two triangles a cell (N,4,C), and each point's flag."""
     u = (np.arange(columns) + 0.5) / columns
     v = (np.arange(rows) + 0.5) / rows
     u, v = (grid.ravel() for grid in np.meshgrid(u, v))
@@ -136,5 +143,5 @@ def _sampled(
         np.stack([1 - u - v, u, v, np.zeros_like(u)]),
         np.stack([np.zeros_like(u), 1 - v, 1 - u, u + v - 1]),
     )
-    samples = np.einsum("ks,nkc->nsc", weights, corners).reshape(-1, 3)
+    samples = np.einsum("ks,nkc->nsc", weights, corners).reshape(-1, corners.shape[-1])
     return samples, np.where(first[None, :], flags[:, :1], flags[:, 1:]).reshape(-1)

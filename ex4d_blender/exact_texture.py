@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import bpy
 
+from .shader_nodes import vector
+
 
 def snap_to_texels(material: bpy.types.Material, texture_name: str, where: bpy.types.NodeSocket) -> None:
     """Makes an image node give the nearest texel, unblended, where a socket is 1.
@@ -35,16 +37,16 @@ def sample_without_mipmaps(material: bpy.types.Material, texture_name: str, size
     targets = [link.to_socket for link in texture.outputs["Color"].links]
     coordinates = texture.inputs["Vector"].links[0].from_socket
     width, height = size
-    place = _vector_math(tree, "MULTIPLY_ADD", coordinates, (width, height, 0.0), (-0.5, -0.5, 0.0))
-    share = _vector_math(tree, "FRACTION", place)
-    corner = _vector_math(tree, "SUBTRACT", place, share)
+    place = vector(tree, "MULTIPLY_ADD", coordinates, (width, height, 0.0), (-0.5, -0.5, 0.0))
+    share = vector(tree, "FRACTION", place)
+    corner = vector(tree, "SUBTRACT", place, share)
     parts = tree.nodes.new("ShaderNodeSeparateXYZ")
     tree.links.new(share, parts.inputs[0])
     texels = []
     for right, up in ((0, 0), (1, 0), (0, 1), (1, 1)):
         centre = ((right + 0.5) / width, (up + 0.5) / height, 0.0)
         node = _nearest(tree, texture)
-        position = _vector_math(tree, "MULTIPLY_ADD", corner, (1 / width, 1 / height, 0.0), centre)
+        position = vector(tree, "MULTIPLY_ADD", corner, (1 / width, 1 / height, 0.0), centre)
         tree.links.new(position, node.inputs["Vector"])
         texels.append(node.outputs["Color"])
     low, high = (_blend(tree, parts.outputs[0], texels[row], texels[row + 1]) for row in (0, 2))
@@ -60,17 +62,6 @@ def _nearest(tree: bpy.types.NodeTree, texture: bpy.types.Node) -> bpy.types.Nod
     for name in ("frame_start", "frame_duration", "frame_offset", "use_cyclic", "use_auto_refresh"):
         setattr(node.image_user, name, getattr(texture.image_user, name))
     return node
-
-
-def _vector_math(tree: bpy.types.NodeTree, operation: str, *operands: object) -> bpy.types.NodeSocket:
-    node = tree.nodes.new("ShaderNodeVectorMath")
-    node.operation = operation
-    for socket, value in zip(node.inputs, operands, strict=False):
-        if isinstance(value, bpy.types.NodeSocket):
-            tree.links.new(value, socket)
-        else:
-            socket.default_value = value
-    return node.outputs["Vector"]
 
 
 def _blend(

@@ -183,6 +183,9 @@ class Generate(Section):
         layout.prop(settings, "output_size")
         layout.prop(settings, "conditioning")
         layout.prop(settings, "include_cg")
+        layout.prop(settings, "walls")
+        if settings.walls == "SHORT":
+            layout.prop(settings, "wall_depth")
         layout.prop(settings, "preset")
         if settings.preset in DIFFUSION_PRESETS:
             header, body = layout.panel("ex4d_diffusion", default_closed=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ex4d_engine import cameras
+from ..ex4d_engine.dwmesh.walls import CLOSED
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import Shot
 from .camera_sampling import camera_frames
@@ -27,11 +28,13 @@ def path_coverage(
     imported: ImportedShot,
     camera: bpy.types.Object,
     *,
+    wall_share: float,
     frozen: int | None = None,
 ) -> dict[int, float]:
     """Share 0…1 of the view that the plate has seen, at some frames spread over the shot.
 
     Args:
+        wall_share: how far a take will draw unseen faces, as `properties.wall_share` gives it.
         frozen: a shot frame that is seen all the time, as in `camera_frames`.
 
     Raises:
@@ -39,6 +42,7 @@ def path_coverage(
             were imported.
     """
     plate = shot.require_plate()
+    wall_share = CLOSED if shot.require_geometry().compat == "reference" else wall_share
     size = coarse_size(plate.width, plate.height)
     picked = np.linspace(plate.numbers[0], plate.numbers[-1], min(SAMPLED_FRAMES, plate.count))
     numbers = sorted({round(float(number)) for number in picked})
@@ -48,13 +52,20 @@ def path_coverage(
         for number, view in zip(numbers, views, strict=True):
             scene.frame_set(view.source)
             seen = read_rgba(shot.seen_file(view.source))[..., 0] > 127
-            points = _grid_points(scene, imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
-            shares[number] = coverage(points, seen, np.array(view.intrinsics), np.array(view.camera_to_world), size)
+            points, source_z = _grid_points(scene, imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
+            intrinsics, pose = np.array(view.intrinsics), np.array(view.camera_to_world)
+            shares[number] = coverage(points, source_z, seen, intrinsics, pose, size, wall_share)
     return shares
 
 
-def _grid_points(scene: bpy.types.Scene, item: bpy.types.Object, rows: int, columns: int) -> NDArray[np.float32]:
-    """(rows, columns, 3) the mesh's vertices in our world, at the scene's present frame, modifiers and all."""
+def _grid_points(
+    scene: bpy.types.Scene, item: bpy.types.Object, rows: int, columns: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mesh's vertices at the scene's present frame, modifiers and all.
+
+    Returns:
+        (rows, columns, 3) in our world; (rows, columns) their depth in the source camera.
+    """
     evaluated = item.evaluated_get(depsgraph_of(scene))
     count = len(evaluated.data.vertices)
     # the grid's vertices come first; a closing one or none follows
@@ -69,4 +80,4 @@ def _grid_points(scene: bpy.types.Scene, item: bpy.types.Object, rows: int, colu
     to_world = cameras.WORLD_TO_BLENDER.T @ np.array(evaluated.matrix_world)
     local = points.reshape(-1, 3)[: rows * columns]
     placed = local @ to_world[:3, :3].T + to_world[:3, 3]
-    return placed.astype(np.float32).reshape(rows, columns, 3)
+    return placed.astype(np.float32).reshape(rows, columns, 3), local[:, 2].reshape(rows, columns)

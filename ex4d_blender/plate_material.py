@@ -7,7 +7,8 @@ vertex a renderer hits there is chance. The engine's raster does the same (ex4d_
 
 The artist's material shows holes where nothing was seen. The conditioning needs other behaviour: an unseen
 face is no hole but hides what is behind it. `conditioning_material` makes that of the artist's material, so
-that a changed albedo or a grade between albedo and emission counts there too.
+that a changed albedo or a grade between albedo and emission counts there too. Where the take's walls are short,
+what lies beyond them is not there at all (wall_nodes.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import bpy
 from ..ex4d_engine.shot import Shot
 from .exact_texture import snap_to_texels
 from .plate_images import follow_timeline, load_sequence
+from .wall_nodes import Walls, beyond_walls
 
 ALBEDO_UV = "albedo"
 SEEN_UV = "seen"
@@ -92,20 +94,31 @@ def is_plate_material(material: bpy.types.Material | None) -> bool:
     )
 
 
-def conditioning_material(material: bpy.types.Material) -> bpy.types.Material:
+def conditioning_material(material: bpy.types.Material, walls: Walls | None) -> bpy.types.Material:
     """A copy of a plate material for the conditioning: seen faces shine, unseen ones are held out.
 
     A held-out face gives black and alpha 0 and still hides what is behind it, so that one render holds colour
     and mask. At a vertex the colour is the pixel's own.
+
+    Args:
+        walls: how far unseen faces are drawn; None: all the way.
     """
     copy = material.copy()
+    copy.surface_render_method = "DITHERED"  # EEVEE: the other one blends faces in the mesh's order, not by depth
     tree = copy.node_tree
     snap_to_texels(copy, ALBEDO_NODE, tree.nodes[AT_VERTEX_NODE].outputs[0])
     held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
     surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, -300))
     tree.links.new(tree.nodes[SHOWN_NODE].outputs[0], surface.inputs[0])
-    tree.links.new(held_out.outputs[0], surface.inputs[1])
+    unseen = held_out
+    if walls is not None:
+        unseen = _node(tree, "ShaderNodeMixShader", "", (300, -600))
+        gone = _node(tree, "ShaderNodeBsdfTransparent", "", (100, -700))
+        tree.links.new(beyond_walls(tree, SEEN_UV, walls), unseen.inputs[0])
+        tree.links.new(held_out.outputs[0], unseen.inputs[1])
+        tree.links.new(gone.outputs[0], unseen.inputs[2])
+    tree.links.new(unseen.outputs[0], surface.inputs[1])
     tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[2])
     tree.links.new(surface.outputs[0], output.inputs["Surface"])
     for other in tree.nodes:

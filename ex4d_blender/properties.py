@@ -19,6 +19,7 @@ from bpy.props import (
 )
 
 from ..ex4d_engine.bundled_model import DEFAULT_PRESET
+from ..ex4d_engine.dwmesh.walls import CLOSED, WALL_SHARE, preset_walls
 from . import jobs, take_list
 from .depth_choice import DEPTH_ANYTHING_3, DEPTH_ANYTHING_V2
 
@@ -82,6 +83,20 @@ CONDITIONING = (
     ("AUTO", "Automatic", "The engine draws; Cycles does where the mesh was edited or other objects take part"),
     ("CYCLES", "Cycles", "Cycles draws the scene's mesh, as it is now"),
     ("EEVEE", "EEVEE", "EEVEE draws the scene's mesh, as it is now"),
+)
+WALLS = (
+    ("AUTO", "Automatic", "Short for Preview and Draft, closed for Final and Fast: what each of them fills best"),
+    (
+        "CLOSED",
+        "Closed",
+        "What is in front hides all that lies behind it: large holes, and nothing of the clip where it may not belong",
+    ),
+    (
+        "SHORT",
+        "Short",
+        "Things are as deep as set: past their end the clip shows again, and holes are smaller. Too short, it shows "
+        "where they would hide it",
+    ),
 )
 
 
@@ -260,6 +275,20 @@ class Ex4dSettings(bpy.types.PropertyGroup):
     include_cg: BoolProperty(
         name="Other Objects", description="Draw the scene's other objects too, with its lamps and world"
     )
+    walls: EnumProperty(
+        name="Walls",
+        description="How deep things are taken to be in a new view, as the clip never shows their far side",
+        items=WALLS,
+        default="AUTO",
+    )
+    wall_depth: FloatProperty(
+        name="Wall Depth",
+        description="As a share of a thing's distance from the clip's camera: 0.15 is 60 cm at a distance of 4 m",
+        subtype="FACTOR",
+        default=WALL_SHARE,
+        min=0.02,
+        max=2.0,
+    )
     preset: EnumProperty(name="Preset", items=PRESETS, default=DEFAULT_PRESET)
     seed: IntProperty(name="Seed", description="Of every random draw", default=0, min=0)
     tier: EnumProperty(
@@ -282,6 +311,17 @@ def scene_rate(scene: bpy.types.Scene) -> str:
 def frozen_frame(settings: Any) -> int | None:
     """The shot frame that is seen all the time; None when the clip runs."""
     return int(settings.freeze_frame) if settings.use_freeze else None
+
+
+def wall_share(settings: Any, preset: str) -> float:
+    """How far a new take of these settings draws unseen faces, generated with `preset`: see dwmesh/walls.py."""
+    match settings.walls:
+        case "CLOSED":
+            return CLOSED
+        case "SHORT":
+            return round(float(settings.wall_depth), 6)  # Blender keeps a float32: 0.3 is 0.30000001
+        case _:
+            return preset_walls(preset)
 
 
 # by name and not as lambdas: Blender evaluates the annotations below where this module's names are unknown

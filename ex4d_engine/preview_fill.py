@@ -20,7 +20,7 @@ FRINGE_SHARE = 1 / 64  # of the frame's longer side: how wide a silhouette's mix
 CRACK_PX = 5  # a hole no wider than this is a crack in one surface, without silhouettes around it
 BAND_SHARE = 1 / 48  # of the longer side: how much around a hole it is filled from
 SURROUND_SHARE = 1 / 4  # of the longer side: how far around a place its background is looked for
-FAR_BORDER_SHARE = 0.05  # of the borders around a place: what lies behind the rest is its background
+FAR_BORDER_SHARE = 0.25  # of the borders around a place that may lie behind what counts as its background
 DEPTH_BINS = 24
 GRID_CELLS = 32
 FOREGROUND_SHARE = 0.6  # of the background's depth: what is nearer hides something and does not fill
@@ -116,7 +116,8 @@ def _background_weight(
     """(H,W) how much a pixel says about the holes beside it: 1, or next to nothing for a foreground.
 
     Only what borders on a hole counts: a foreground's own inside must not leak out, nor the sky into a hole in
-    the ground. The background of a place is what a twentieth of the borders around it lies behind.
+    the ground. The background of a place is the depth behind which a quarter of the borders around it lies: were it
+    less of them, a strip of sky would be the background of all that is below it.
     """
     longer = max(known.shape)
     hole = (~known).astype(np.uint8)
@@ -132,7 +133,7 @@ def _background_weight(
 
 
 def _depth_around(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H,W) the depth behind which a twentieth of the borders around a pixel lies. z: 0 off the borders.
+    """(H,W) the depth behind which a quarter of the borders around a pixel lies. z: 0 off the borders.
 
     From a histogram of depths in every cell of a coarse grid, blurred over the neighbourhood: it changes as gently
     from frame to frame as the borders do, where the extremes of a window would jump.

@@ -107,7 +107,8 @@ class EX4D_OT_coverage(Explained, bpy.types.Operator):
         scene = context.scene
         shot = open_shot(scene)
         imported, frozen = open_imported(scene, shot), frozen_frame(scene.ex4d)
-        shares = path_coverage(scene, shot, imported, scene.camera, frozen=frozen)
+        walls = properties.wall_share(scene.ex4d, scene.ex4d.preset)
+        shares = path_coverage(scene, shot, imported, scene.camera, wall_share=walls, frozen=frozen)
         least = min(shares, key=lambda frame: shares[frame])
         still = "" if is_animated(scene.camera) else " The camera has no keys."
         scene.ex4d.coverage_text = (

@@ -20,7 +20,7 @@ from ..current_shot import open_imported, open_shot, scene_again, why_no_camera,
 from ..job_run import EngineRequest, JobRun, Steps
 from ..jobs import EngineJob
 from ..mesh_import import is_edited
-from ..properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, frozen_frame
+from ..properties import DIFFUSION_OPTIONS, DIFFUSION_PRESETS, frozen_frame, wall_share
 
 
 class EX4D_OT_generate(EngineJob, bpy.types.Operator):
@@ -52,7 +52,7 @@ class EX4D_OT_generate(EngineJob, bpy.types.Operator):
         shot = open_shot(context.scene)
         options = diffusion_options(settings, preset, self.tier)
         run.take, run.preset = self.take, preset
-        make_take = partial(load_take, shot, self.take) if self.take else sampled_take(context.scene, shot)
+        make_take = partial(load_take, shot, self.take) if self.take else sampled_take(context.scene, shot, preset)
         # a preset that cannot run is told before anything is made or drawn for it
         yield EngineRequest("check_preset", {"preset": preset, **options})
         scene = scene_again(scene_name)
@@ -88,8 +88,11 @@ def diffusion_options(settings: Any, preset: str, tier: str = "") -> dict[str, A
     return {"options": options} if options else {}
 
 
-def sampled_take(scene: bpy.types.Scene, shot: Shot) -> Callable[[], Take]:
+def sampled_take(scene: bpy.types.Scene, shot: Shot, preset: str) -> Callable[[], Take]:
     """Samples the scene camera's move as it is now; what is returned makes the take folder with it.
+
+    Args:
+        preset: what the take will be generated with; automatic walls follow it.
 
     Raises:
         Ex4dError: `no_camera` when there is none or it never moves; `camera_unsupported`; `camera_invalid`
@@ -116,10 +119,10 @@ def sampled_take(scene: bpy.types.Scene, shot: Shot) -> Callable[[], Take]:
         numbers = range(scene.frame_start, scene.frame_end + 1)
     frozen = frozen_frame(settings)
     frames = camera_frames(scene, camera, shot, numbers, size, frozen=frozen)
-    first, label = numbers[0], str(settings.take_label)
+    first, label, walls = numbers[0], str(settings.take_label), wall_share(settings, preset)
 
     def make() -> Take:
-        take = new_take(shot, frames, size, first=first, fps=plate.fps, label=label)
+        take = new_take(shot, frames, size, first=first, fps=plate.fps, label=label, wall_share=walls)
         if frozen is not None:
             take = with_record(take, frozen=frozen)
             save_take(take)

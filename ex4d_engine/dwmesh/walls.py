@@ -5,7 +5,7 @@ A face that the plate did not see goes from the surface in front to the one behi
 to the horizon along the lines of sight. That never shows what it does not know, and hides much that the plate did
 see: beside a flower before a far hedge it is the hedge. Cards without any thickness hide too little. Between them lie
 objects about as thick as their distance times a share; one share fits the holes of generated scenes at every angle
-(tools/benchmarks/simulated_masks.py). The mesh stays what it is: its walls are drawn as far as that share, no further.
+(docs/walls.md). The mesh stays what it is: its walls are drawn as far as that share, no further.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 
 CLOSED: Final = math.inf
 """The share of walls that reach the surface behind."""
-WALL_SHARE: Final = 0.25
-"""A wall's depth as a share of that where it begins: what fits generated scenes best."""
+WALL_SHARE: Final = 0.15
+"""A wall's depth as a share of that where it begins: what fits generated scenes best (docs/walls.md)."""
 SHORT_WALLED: Final = frozenset({"draft", "preview"})
 """Presets that are best shown short walls: draft's model learnt from masks drawn with them, and preview fills every
 hole from its rim. The published weights behind the others learnt with closed ones."""

@@ -56,7 +56,20 @@ def conditioning(case: FillCase, kind: str) -> FillConditioning:
     """
     if kind not in KINDS:
         raise Ex4dError("bad_request", f"There is no conditioning {kind!r}.", f"Choose one of {', '.join(KINDS)}.")
-    drawn = list(KINDS[kind](case))
+    return _from_the_source(case, KINDS[kind](case))
+
+
+def walled_conditioning(case: FillCase, wall_share: float) -> FillConditioning:
+    """`conditioning` by the DW-Mesh with walls as deep as is asked for (dwmesh/walls.py).
+
+    Raises:
+        Ex4dError: `no_opengl`.
+    """
+    return _from_the_source(case, _mesh(wall_share, case))
+
+
+def _from_the_source(case: FillCase, views: Iterator[Rendering]) -> FillConditioning:
+    drawn = list(views)
     drawn[0] = Rendering(case.source[0], np.full(case.depth.shape[1:], 255, np.uint8), case.depth[0])
     return FillConditioning(*(np.stack([getattr(view, part) for view in drawn]) for part in ("color", "mask", "depth")))
 

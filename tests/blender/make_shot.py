@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run by the engine's Python for the Blender tests, as Blender's has no OpenCV: makes and draws small shots.
 
-make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference
+make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference|fence
 make_shot.py render FOLDER TAKE     the engine's conditioning of a take
 make_shot.py finish FOLDER TAKE     all layers and result.mp4 of a take
 """
@@ -44,7 +44,10 @@ def main(command: str, folder: str, *rest: str) -> None:
 
 
 def make(root: Path, width: int, height: int, frames: int, first: int, kind: str) -> None:
-    """A textured ground and wall with a box that passes before them: a step in depth, a slant, and motion."""
+    """A textured ground and wall with a box that passes before them: a step in depth, a slant, and motion.
+
+    In a "fence" posts stand before all that.
+    """
     for name in ("plate", "depth", "mesh"):
         (root / name).mkdir(parents=True, exist_ok=True)
     intrinsics = intrinsics_from_fov(width, height, 55)
@@ -63,6 +66,8 @@ def make(root: Path, width: int, height: int, frames: int, first: int, kind: str
     texture = _texture(width, height)
     for index, number in enumerate(shot.require_plate().numbers):
         depth, box = _depth(width, height, index)
+        if kind == "fence":
+            depth[:, 1::6] = 1.9
         image = np.where(box[..., None], 255 - np.roll(texture, 5 * index, axis=1), texture)
         if reference:
             seen, alpha = reference_seen(grid, depth)

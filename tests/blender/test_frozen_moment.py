@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,9 @@ def test_the_coverage_of_a_frozen_moment_is_that_of_the_frozen_frame(imported: A
     imported.frame_set(1001)
     imported.camera.location.x += 0.8
     arguments = (imported, shot, current.open_imported(imported, shot), imported.camera)
-    running, frozen = (path_coverage.path_coverage(*arguments, frozen=frame) for frame in (None, 1003))
+    running, frozen = (
+        path_coverage.path_coverage(*arguments, wall_share=math.inf, frozen=frame) for frame in (None, 1003)
+    )
     assert len(set(running.values())) > 1
     assert frozen == dict.fromkeys(running, running[1003])
 

@@ -92,6 +92,47 @@ def test_of_the_diffusion_settings_only_those_that_were_changed_are_sent(importe
     assert settings.tier == "AUTO", "a button's tier is for once"
 
 
+@pytest.mark.parametrize(
+    ("walls", "preset", "recorded"),
+    [
+        ("AUTO", "preview", 0.25),
+        ("AUTO", "draft", 0.25),
+        ("AUTO", "final", None),
+        ("AUTO", "fast", None),
+        ("CLOSED", "preview", None),
+        ("SHORT", "final", 0.4),
+    ],
+)
+def test_a_new_take_s_walls_are_as_chosen_or_as_suits_its_preset(
+    imported: Any, addon: Callable[[str], Any], walls: str, preset: str, recorded: float | None
+) -> None:
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    imported.ex4d.walls, imported.ex4d.wall_depth = walls, 0.4
+    run, steps = begun_generation(preset=preset)
+    next(steps)
+    render = steps.send({})
+    shots = addon("ex4d_engine.shot")
+    shot = shots.load_shot(Path(imported.ex4d.shot_folder))
+    assert (render.method, render.params) == ("render", {"shot": str(shot.root), "take": run.take})
+    assert shots.load_take(shot, run.take).record.get("wall_share") == recorded
+    steps.close()
+    imported.ex4d.wall_depth = 0.1
+    generate_request(preset="preview", take=run.take)
+    assert shots.load_take(shot, run.take).record.get("wall_share") == recorded, "a take keeps its own"
+
+
+def test_short_walls_leave_smaller_holes(imported: Any, addon: Callable[[str], Any]) -> None:
+    bpy.ops.ex4d.add_camera_move(move="orbit", amount=30)
+    shots, pixels = addon("ex4d_engine.shot"), addon("ex4d_blender.pixel_files")
+    seen = []
+    for imported.ex4d.walls in ("CLOSED", "SHORT"):
+        bpy.ops.ex4d.generate()
+        shot = shots.load_shot(Path(imported.ex4d.shot_folder))
+        take = shots.load_take(shot, shots.list_takes(shot)[-1])
+        seen.append((pixels.read_rgba(take.file("mask", 1004))[..., 0] > 127).mean())
+    assert seen[1] > 1.2 * seen[0]
+
+
 def test_the_memory_tiers_to_choose_from_are_the_engine_s(addon: Callable[[str], Any], engine_python: Path) -> None:
     ask = "from ex4d_engine.diffusion import tiers; print(*(tier.name for tier in tiers.TIERS))"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

@@ -60,7 +60,8 @@ def test_the_sidebar_shows_what_there_is_to_set_and_to_do(imported: Any) -> None
         seen |= drawn()
     settings.depth_source = "file"
     assert {"depth_path", "depth_near", "range_first", "field_of_view", "move_amount", "frame_rate"} <= seen
-    settings.lens_unit = "MILLIMETRES"
+    assert "walls" in seen and "wall_depth" not in seen
+    settings.lens_unit, settings.walls = "MILLIMETRES", "SHORT"
     seen |= drawn()
     shown = (entry.identifier for entry in settings.bl_rna.properties if not entry.is_hidden)
     every = set(shown) - {"rna_type", "name", "orbit_angle"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,11 +100,13 @@ def test_a_moved_camera_is_covered_less_than_the_source_view(imported: Any) -> N
     shot_in_scene = current.open_imported(imported, shot)
     bpy.ops.ex4d.add_camera_move(move="orbit", amount=40)
     imported.frame_set(1003)
-    shares = path_coverage.path_coverage(imported, shot, shot_in_scene, imported.camera)
+    arguments = (imported, shot, shot_in_scene, imported.camera)
+    shares = path_coverage.path_coverage(*arguments, wall_share=math.inf)
     assert list(shares) == [1001, 1002, 1003, 1004]
     # at this tiny size the faces along the edges in depth are a good part of the picture
     assert shares[1001] > 0.75 > shares[1001] - 0.1 > shares[1004]
     assert imported.frame_current == 1003
+    assert path_coverage.path_coverage(*arguments, wall_share=0.25)[1004] > shares[1004] + 0.05
 
 
 def test_snapping_puts_the_camera_where_the_clip_was_filmed_from(imported: Any) -> None:

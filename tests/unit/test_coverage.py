@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from ex4d_extension.ex4d_blender.coverage import coarse_size, coverage
@@ -21,24 +23,25 @@ def box_before_a_wall() -> np.ndarray:
     return depth
 
 
-def exact(depth: np.ndarray, seen: np.ndarray, pose: np.ndarray) -> float:
+def exact(depth: np.ndarray, seen: np.ndarray, pose: np.ndarray, wall_share: float) -> float:
     """The share that the engine's own raster sees, at full size."""
     grid = ray_grid(WIDTH, HEIGHT, intrinsics_from_fov(WIDTH, HEIGHT), 30.0)
     albedo = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
-    with make_raster("opengl", grid, nearest=float(depth.min()), reference=False) as raster:
+    with make_raster("opengl", grid, nearest=float(depth.min()), wall_share=wall_share) as raster:
         raster.set_frame(depth, albedo, seen)
         drawn = raster.draw(intrinsics_from_fov(WIDTH, HEIGHT), np.linalg.inv(pose), (WIDTH, HEIGHT))
     return float((drawn.mask > 0).mean())
 
 
-def estimated(depth: np.ndarray, seen: np.ndarray, pose: np.ndarray) -> float:
+def estimated(depth: np.ndarray, seen: np.ndarray, pose: np.ndarray, wall_share: float = math.inf) -> float:
     grid = ray_grid(WIDTH, HEIGHT, intrinsics_from_fov(WIDTH, HEIGHT), 30.0)
     rows, columns = grid.topology.rows, grid.topology.columns
     points = grid.vertices(depth)[: rows * columns].reshape(rows, columns, 3)
     size = coarse_size(WIDTH, HEIGHT)
-    return coverage(points, seen > 127, intrinsics_from_fov(*size), pose, size)
+    return coverage(points, points[..., 2], seen > 127, intrinsics_from_fov(*size), pose, size, wall_share)
 
 
+@pytest.mark.parametrize("wall_share", [math.inf, 0.25])
 @pytest.mark.parametrize(
     "pose",
     [
@@ -53,10 +56,10 @@ def estimated(depth: np.ndarray, seen: np.ndarray, pose: np.ndarray) -> float:
     ],
     ids=["source", "15°", "-40°", "85°", "risen", "close to the box", "past the box", "back"],
 )
-def test_the_estimate_is_within_three_points_of_the_engine_s_mask(pose: np.ndarray) -> None:
+def test_the_estimate_is_within_three_points_of_the_engine_s_mask(pose: np.ndarray, wall_share: float) -> None:
     depth = box_before_a_wall()
     seen = seen_faces(depth)
-    assert estimated(depth, seen, pose) == pytest.approx(exact(depth, seen, pose), abs=0.03)
+    assert estimated(depth, seen, pose, wall_share) == pytest.approx(exact(depth, seen, pose, wall_share), abs=0.03)
 
 
 def test_all_is_covered_at_the_source_and_nothing_with_the_back_to_it() -> None:
@@ -73,6 +76,6 @@ def test_an_unseen_face_hides_what_is_behind_it() -> None:
     near, far = rays * 2.0, rays * 4.0
     points = np.concatenate([far, near]).astype(np.float32)  # two sheets, and a slope between them
     seen = np.array([[1, 1], [0, 0], [0, 0]], dtype=bool)
-    assert coverage(points, seen, intrinsics, np.eye(4), size) == 0.0
+    assert coverage(points, points[..., 2], seen, intrinsics, np.eye(4), size, math.inf) == 0.0
     seen[2] = True
-    assert coverage(points, seen, intrinsics, np.eye(4), size) == 1.0
+    assert coverage(points, points[..., 2], seen, intrinsics, np.eye(4), size, math.inf) == 1.0
