@@ -33,7 +33,6 @@ DEPTH_MEANINGS: Final = ("z", "disparity", "normalised_disparity", "depthcrafter
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
     accept_every_sign()
-    prepare_torch()
     options = _parser().parse_args(arguments)
     return run_explained("ex4d", lambda reporter: int(options.run(options, reporter)))
 
@@ -50,6 +49,7 @@ def run_explained(program: str, command: Callable[[Terminal], int]) -> int:
 
     Only a bug of ours shows where it came from.
     """
+    prepare_torch()
     quiet_libraries()
     reporter = Terminal()
     try:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from ex4d_engine.bundled_model import DEFAULT_PRESET
 from ex4d_engine.cameras import as_matrix, intrinsics_from_fov
 from ex4d_engine.cli import accept_every_sign, run_explained
 from ex4d_engine.errors import Ex4dError
@@ -40,9 +41,9 @@ def main() -> int:
     parser.add_argument("--color_video", required=True)
     parser.add_argument("--mask_video", required=True)
     parser.add_argument("--output_video", type=Path, required=True)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="preview")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="denoising steps of presets final and fast")
+    parser.add_argument("--steps", type=int, help="denoising steps of presets draft, final and fast")
     options = parser.parse_args()
 
     def command(reporter: Terminal) -> int:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwmesh.walls import WALL_SHARE
 from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
 from .fill_cases import FillCase
 from .fill_conditioning import CaseMesh, FillConditioning, case_raster
@@ -48,7 +49,7 @@ def preview(case: FillCase, known: FillConditioning) -> Frames:
     count = len(known.color)
     moments = sorted({round(float(moment)) for moment in np.linspace(0, count - 1, min(OTHER_MOMENTS, count))})
     filled = []
-    with case_raster(case) as (_, raster):
+    with case_raster(case, WALL_SHARE) as (_, raster):
         mesh = CaseMesh(case, raster)
         for index in range(count):
             depth = known.depth[index]

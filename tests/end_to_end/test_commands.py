@@ -357,7 +357,7 @@ def test_recon_then_generate(folder: Path) -> None:
     assert np.ravel(mesh.metadata["_ply_raw"]["face"]["data"]["occluded"]).any()
 
     command = [*GENERATE, "--color_video", "out/color_180.mp4", "--mask_video", "out/mask_180.mp4", "--output_video"]
-    run(command, "filled.mp4", cwd=folder)
+    run(command, "filled.mp4", "--preset", "preview", cwd=folder)
     info = probe(folder / "filled.mp4")
     assert (info.width, info.height, info.fps, info.frame_count) == (64, 48, NTSC_FILM, 6)
     for frame in read_frames(folder / "filled.mp4"):
