@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,14 +106,22 @@ class BundledDepth:
         look = partial(_seen, faster or network.step, device)
         start = look_ahead(look, plate, working, reporter)
         memory = start.memory
-        for index, image in enumerate(plate()):
-            reporter.check()
-            small = _small(image, working)
-            maps, after = look(small, memory)
-            if not is_blank(small):
-                memory = after
-            yield to_frame(_known(maps, index), image, start.near)
-            reporter.progress("depth", index + 1, frame_count)
+        waiting: Future[DepthFrame] | None = None
+        # a frame is enlarged while the network looks at the next one
+        with ThreadPoolExecutor(1, thread_name_prefix="depth") as enlarging:
+            for index, image in enumerate(plate()):
+                reporter.check()
+                small = _small(image, working)
+                maps, after = look(small, memory)
+                if not is_blank(small):
+                    memory = after
+                before, waiting = waiting, enlarging.submit(to_frame, _known(maps, index), image, start.near)
+                if before is not None:
+                    yield before.result()
+                    reporter.progress("depth", index, frame_count)
+            if waiting is not None:
+                yield waiting.result()
+                reporter.progress("depth", frame_count, frame_count)
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def test_few_frames_are_held_at_once(weights: Path) -> None:
 
     answer = depth_source("bundled", weights=weights).estimate(plate, 40, (70, 50), Silent())
     next(answer.frames)
-    assert read <= 13  # the opening, and the first frame again
+    assert read <= 14  # the opening, the first frame again, and the one after it, which the network looks at
 
 
 @pytest.mark.parametrize("before", [1, 15])
