@@ -30,6 +30,9 @@ MOST_UNCERTAIN: Final = 0.08  # of a triangulated depth; beyond, the path has to
 LEAST_DEPTH_RANGE: Final = 1.15  # far over near of the points, below which a shift cannot be told from a scale
 _TUKEY: Final = 4.685  # 95 % efficient where errors are Gaussian
 _SURE_WITHIN: Final = 0.002
+_LEAST_DOUBT: Final = 0.005
+"""Of a pair, as a share of the depth. To it come the triangulated point's uncertainty and what depth varies by around
+the point: corners are where surfaces end, and a point that slides over one has its neighbour's depth."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def collect_pairs(
         slot = np.where(offered[frames] < KEPT_A_FRAME, offered[frames], random.integers(0, offered[frames] + 1))
         offered[frames] += 1
         stays = slot < KEPT_A_FRAME
-        weight = 1.0 / (found.uncertainty**2 + 0.01**2)
-        values = np.c_[track.inverse_depth[known], 1.0 / found.depth[known], np.full(len(known), weight)]
+        weight = 1.0 / (found.uncertainty**2 + track.spread[known] ** 2 + _LEAST_DOUBT**2)
+        values = np.c_[track.inverse_depth[known], 1.0 / found.depth[known], weight]
         kept[frames[stays], slot[stays]] = values[stays]
     frame, place = np.nonzero(kept[..., 2] > 0)
     pairs = kept[frame, place].astype(np.float64)
@@ -176,10 +179,17 @@ def _refined(pairs: DepthPairs, alignment: Alignment, scale: float, shift: float
     sigma = _SURE_WITHIN
     for _ in range(30):
         error = terms @ answer - 1.0
-        sigma = max(_SURE_WITHIN, 1.4826 * float(np.median(np.abs(error))))
+        sigma = max(_SURE_WITHIN, 1.4826 * _weighted_median(np.abs(error), pairs.weight))
         inside = np.clip(1.0 - (error / (_TUKEY * sigma)) ** 2, 0.0, None)
         root = np.sqrt(pairs.weight) * inside
         answer, *_ = np.linalg.lstsq(terms * root[:, None], root, rcond=None)
     error = terms @ answer - 1.0
     sigma = 1.4826 * float(np.median(np.abs(error)))
     return float(answer[0]), float(answer[1]) if len(answer) == 2 else 0.0, sigma
+
+
+def _weighted_median(values: Array, weights: Array) -> float:
+    """The value below which half of all weight lies."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])

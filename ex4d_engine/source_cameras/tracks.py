@@ -28,11 +28,13 @@ class Track:
 
     first: index of the first frame; positions: (N,2) float64 pixels of the plate from its corner;
     inverse_depth: (N,) the depth source's 1/z there, NaN where it has none or the point lies at an edge.
+    spread: (N,) by which share depth varies around it, and so how far off a point that slid by a pixel may be.
     """
 
     first: int
     positions: NDArray[np.float64]
     inverse_depth: NDArray[np.float64]
+    spread: NDArray[np.float64]
 
 
 @dataclass
@@ -40,9 +42,10 @@ class _Living:
     first: int
     positions: list[NDArray[np.float64]] = field(default_factory=list)
     inverse_depth: list[float] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
 
     def ended(self) -> Track:
-        return Track(self.first, np.array(self.positions), np.array(self.inverse_depth))
+        return Track(self.first, np.array(self.positions), np.array(self.inverse_depth), np.array(self.spread))
 
 
 def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Iterator[Track]:
@@ -68,9 +71,11 @@ def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]
             points = np.concatenate([points, fresh])
             living += [_Living(index) for _ in fresh]
         positions = points.astype(np.float64) / scale
-        for track, position, value in zip(living, positions, inverse_depth_at(depth, positions), strict=True):
+        values, spreads = inverse_depth_at(depth, positions)
+        for track, position, value, spread in zip(living, positions, values, spreads, strict=True):
             track.positions.append(position)
             track.inverse_depth.append(float(value))
+            track.spread.append(float(spread))
         full = np.array([len(track.positions) >= LONGEST for track in living], bool)
         yield from (track.ended() for track, is_full in zip(living, full, strict=True) if is_full)
         points = points[~full]
@@ -79,27 +84,34 @@ def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]
     yield from (track.ended() for track in living if len(track.positions) >= SHORTEST)
 
 
-def inverse_depth_at(depth: NDArray[np.float32], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) 1/z at positions (N,2) in pixels from the corner; NaN at edges, borders, the sky and where unknown.
+def inverse_depth_at(
+    depth: NDArray[np.float32], positions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """1/z at positions (N,2) in pixels from the corner, and by which share depth varies within two pixels of them.
 
     Linear in 1/z between the pixels' centres: exact on a plane.
+
+    Returns:
+        Both (N,), NaN at edges, borders, the sky and where unknown.
     """
     height, width = depth.shape
     x, y = positions[:, 0] - 0.5, positions[:, 1] - 0.5
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     inside = (left >= 1) & (top >= 1) & (left < width - 2) & (top < height - 2)
-    result = np.full(len(positions), np.nan)
+    result, spread = np.full((2, len(positions)), np.nan)
     left, top = left[inside], top[inside]
     offsets = np.arange(-1, 3)
     around = depth[top[:, None, None] + offsets[:, None], left[:, None, None] + offsets].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         usable = (np.isfinite(around) & (around > 0)).all(axis=(1, 2))
-        usable &= around.max(axis=(1, 2)) < _SAME_SURFACE * around.min(axis=(1, 2))
+        ratio = around.max(axis=(1, 2)) / around.min(axis=(1, 2))
+        usable &= ratio < _SAME_SURFACE
         inverse = 1.0 / around[:, 1:3, 1:3]
     across, down = (x[inside] - left)[:, None], (y[inside] - top)
     rows = inverse[:, :, 0] * (1 - across) + inverse[:, :, 1] * across
     result[inside] = np.where(usable, rows[:, 0] * (1 - down) + rows[:, 1] * down, np.nan)
-    return result
+    spread[inside] = np.where(usable, ratio - 1, np.nan)
+    return result, spread
 
 
 def _followed(image: NDArray[np.uint8]) -> tuple[Grey, NDArray[np.float64]]:

@@ -96,8 +96,8 @@ def seen_points(clip: Clip, shot: Shot) -> tuple[np.ndarray, np.ndarray, np.ndar
         image = local @ clip.lens.T
         image = image[:, :2] / image[:, 2:]
         truth, placed = clip.depth[index], read_exr(shot.depth_file(number))
-        seen = np.abs(inverse_depth_at(truth, image) * local[:, 2] - 1) < 0.002
-        z = 1 / inverse_depth_at(placed, image[seen])
+        seen = np.abs(inverse_depth_at(truth, image)[0] * local[:, 2] - 1) < 0.002
+        z = 1 / inverse_depth_at(placed, image[seen])[0]
         rays = pixel_rays(clip.lens, image[seen, 0], image[seen, 1])
         found[index, seen] = (rays * z[:, None]) @ pose[:3, :3].T + pose[:3, 3]
         depths[index] = local[:, 2]

@@ -66,7 +66,7 @@ def test_a_still_point_stays_within_one_percent_of_its_depth_over_120_frames(
         local = (points - pose[:3, 3]) @ pose[:3, :3]
         image = local @ LENS.T
         image = image[:, :2] / image[:, 2:]
-        true, found = (inverse_depth_at(z, image) for z in (truth, placement.apply(depth)))
+        true, found = (inverse_depth_at(z, image)[0] for z in (truth, placement.apply(depth)))
         visible = np.isfinite(true) & (np.abs(true * local[:, 2] - 1) < 0.002)
         seen_again = pixel_rays(LENS, image[:, 0], image[:, 1])[visible] / found[visible, None]
         world = seen_again @ pose[:3, :3].T + pose[:3, 3]
@@ -167,6 +167,21 @@ def test_noise_and_a_third_of_outliers_hardly_move_the_fit() -> None:
     assert placement.scale == pytest.approx(SCALE, rel=0.004)
     assert placement.shift == pytest.approx(SHIFT, abs=0.001)
     assert placement.agreement == pytest.approx(0.03, abs=0.025)
+
+
+def test_pairs_from_where_surfaces_end_do_not_pull_the_fit() -> None:
+    """Most pairs have a neighbour's depth, in front of their own, and little weight: a point at an edge is a corner of
+    the nearer surface."""
+    random = np.random.default_rng(9)
+    source = random.uniform(0.05, 0.8, 3000)
+    world = (SCALE * source + SHIFT) * (1 + 0.002 * random.standard_normal(3000))
+    weight = np.full(3000, 1 / 0.005**2)
+    edges = slice(0, 1800)
+    world[edges] *= random.uniform(1.0, 1.1, 1800)
+    weight[edges] = 1 / 0.1**2
+    placement = fit_placement(DepthPairs(np.repeat(np.arange(100), 30), source, world, weight, 500, True), "affine")
+    assert placement.scale == pytest.approx(SCALE, rel=0.003)
+    assert placement.shift == pytest.approx(SHIFT, abs=0.001)
 
 
 def test_the_sky_stays_and_what_would_be_beyond_it_becomes_sky() -> None:
