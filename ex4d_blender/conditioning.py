@@ -31,6 +31,7 @@ from ..ex4d_engine.files import prepare_folder
 from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
+from .depth_nodes import SOURCE_Z_ATTRIBUTE
 from .exact_texture import sample_without_mipmaps
 from .mesh_import import ImportedShot, imported_in, plate_objects
 from .pixel_files import read_rgba, write_png
@@ -42,7 +43,7 @@ from .plate_material import (
     is_plate_material,
     set_vertex_reach,
 )
-from .scene_evaluation import active_layer, rendered_objects
+from .scene_evaluation import active_layer, depsgraph_of, rendered_objects
 from .wall_nodes import Walls
 
 ENGINES = ("CYCLES", "EEVEE")
@@ -270,7 +271,7 @@ def _conditioning_scene(
         made += [camera, camera.data]
         stage.collection.objects.link(camera)
         stage.camera = camera
-        walls = _walls(shot, take)
+        walls = _walls(scene, plates, shot, take)
         if walls is not None:
             made.append(walls.depth)
         if walls is not None and engine == "CYCLES":
@@ -299,14 +300,16 @@ def _conditioning_scene(
         bpy.data.batch_remove(made)
 
 
-def _walls(shot: Shot, take: Take) -> Walls | None:
+def _walls(scene: bpy.types.Scene, plates: list[bpy.types.Object], shot: Shot, take: Take) -> Walls | None:
     """How far the take draws unseen faces, with a depth image of its own; None for all the way."""
-    if not math.isfinite(take.wall_share) or shot.require_geometry().compat == "reference":
+    if not math.isfinite(take.wall_share):
         return None
+    depsgraph = depsgraph_of(scene)
+    kept_z = all(SOURCE_Z_ATTRIBUTE in item.evaluated_get(depsgraph).data.attributes for item in plates)
     plate = shot.require_plate()
     depth = load_sequence(shot.depth_file(plate.first), f"{SCENE_NAME} depth", plate, is_colour=False)
     depth.use_half_precision = False  # EEVEE: as half floats depths would be a two-thousandth off
-    return Walls(take.wall_share, depth, plate)
+    return Walls(take.wall_share, depth, plate, kept_z)
 
 
 def _empty(stage: bpy.types.Scene, layer_name: str) -> None:

@@ -2,13 +2,14 @@
 """How much of a new view the plate has seen, in a fraction of a second and without the engine. No bpy.
 
 A small z-buffer: every face is sampled at half a pixel's distance or closer, the nearest sample of a pixel
-decides, and a pixel is covered when that lies on a seen face. Past the end of a wall an unseen face is not there
-(ex4d_engine/dwmesh/walls.py). The pictures are about a hundred pixels wide, so
-the share is good to a few per cent; the take's mask is the exact answer.
+decides, and a pixel is covered when that lies on a seen face. With short walls an unseen face is not there past their
+end, and the back of a seen one covers nothing (ex4d_engine/dwmesh/walls.py). The pictures are about a hundred pixels
+wide, so the share is good to a few per cent; the take's mask is the exact answer.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -51,8 +52,11 @@ def coverage(
     local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
     local, flags = _thinned(np.concatenate([local, source_z[..., None]], axis=-1), seen)
     corners = np.stack([local[:-1, :-1], local[:-1, 1:], local[1:, :-1], local[1:, 1:]], axis=2).reshape(-1, 4, 4)
-    ends = (1 + wall_share) * corners[..., 3].min(axis=1)
-    flags = flags.reshape(-1, 2)
+    is_seen = flags.reshape(-1, 2)
+    covers, ends = is_seen, np.full(len(corners), np.inf)
+    if math.isfinite(wall_share):
+        covers, ends = is_seen & _faces_camera(corners[..., :3]), (1 + wall_share) * corners[..., 3].min(axis=1)
+    states = np.stack([covers, is_seen], axis=-1)
     in_view, across, down = _samples_needed(corners[..., :3], intrinsics, size)
 
     width, height = size
@@ -61,16 +65,16 @@ def coverage(
     covered: list[NDArray[np.bool_]] = []
     for columns, rows in sorted({(int(a), int(d)) for a, d in zip(across[in_view], down[in_view], strict=True)}):
         chosen = in_view & (across == columns) & (down == rows)
-        samples, sample_flags = _sampled(corners[chosen], flags[chosen], columns, rows)
+        samples, sample_states = _sampled(corners[chosen], states[chosen], columns, rows)
         z = samples[:, 2]
         image = samples[:, :3] @ intrinsics.T
-        is_there = sample_flags | (samples[:, 3] <= np.repeat(ends[chosen], columns * rows))
+        is_there = sample_states[:, 1] | (samples[:, 3] <= np.repeat(ends[chosen], columns * rows))
         with np.errstate(divide="ignore", invalid="ignore"):
             x, y = np.floor(image[:, 0] / z), np.floor(image[:, 1] / z)
         inside = is_there & (z > NEAREST) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         pixels.append((y[inside] * width + x[inside]).astype(np.int64))
         depths.append(z[inside])
-        covered.append(sample_flags[inside])
+        covered.append(sample_states[inside, 0])
     picture = np.zeros(width * height, dtype=bool)
     if pixels:
         # of several writes to one pixel the last one stays: the nearest
@@ -130,10 +134,22 @@ def _power_of_two(wanted: NDArray[np.float64]) -> NDArray[np.int64]:
     return result
 
 
+def _faces_camera(corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,2) whether the camera sees the front of the cells' two triangles. corners: (N,4,3) in its space."""
+    top_left, top_right, bottom_left, bottom_right = np.moveaxis(corners, 1, 0)
+    sides = [
+        np.einsum("nc,nc->n", np.cross(two - one, three - one), one) < 0
+        for one, two, three in ((top_left, bottom_left, top_right), (bottom_left, bottom_right, top_right))
+    ]
+    return np.stack(sides, axis=-1)
+
+
 def _sampled(
-    corners: NDArray[np.float64], flags: NDArray[np.bool_], columns: int, rows: int
+    corners: NDArray[np.float64], states: NDArray[np.bool_], columns: int, rows: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Points (N * columns * rows, C) evenly spread over two triangles a cell (N,4,C), and each point's flag."""
+    """Points (N * columns * rows, C) evenly spread over two triangles a cell (N,4,C), and what `states` (N,2,S) says
+    of each one's triangle.
+    """
     u = (np.arange(columns) + 0.5) / columns
     v = (np.arange(rows) + 0.5) / rows
     u, v = (grid.ravel() for grid in np.meshgrid(u, v))
@@ -144,4 +160,4 @@ def _sampled(
         np.stack([np.zeros_like(u), 1 - v, 1 - u, u + v - 1]),
     )
     samples = np.einsum("ks,nkc->nsc", weights, corners).reshape(-1, corners.shape[-1])
-    return samples, np.where(first[None, :], flags[:, :1], flags[:, 1:]).reshape(-1)
+    return samples, np.where(first[None, :, None], states[:, :1], states[:, 1:]).reshape(-1, states.shape[-1])

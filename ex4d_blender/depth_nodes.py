@@ -11,6 +11,7 @@ import bpy
 from ..ex4d_engine.shot import Plate
 
 PIXEL_ATTRIBUTE = "pix"  # where a vertex finds its depth: centre of its texel, (0,0) bottom left, z = 0
+SOURCE_Z_ATTRIBUTE = "source_z"  # a vertex's depth, whatever modifiers move it afterwards
 PINNED_ATTRIBUTE = "pinned"  # 0, or the constant depth of a vertex that no pixel moves
 
 
@@ -51,7 +52,9 @@ def depth_group(name: str, depth: bpy.types.Image, plate: Plate) -> bpy.types.No
     ray = node("GeometryNodeInputPosition", 4, 2, label="Ray")
     point = node("ShaderNodeVectorMath", 5, 1, operation="SCALE")
     move = node("GeometryNodeSetPosition", 6, 0)
-    start, end = node("NodeGroupInput", 5, 0), node("NodeGroupOutput", 7, 0)
+    kept = node("GeometryNodeStoreNamedAttribute", 7, 0, data_type="FLOAT", domain="POINT")
+    kept.inputs["Name"].default_value = SOURCE_Z_ATTRIBUTE
+    start, end = node("NodeGroupInput", 5, 0), node("NodeGroupOutput", 8, 0)
 
     def link(source: bpy.types.Node, output: str, target: bpy.types.Node, socket: str) -> None:
         group.links.new(source.outputs[output], target.inputs[socket])
@@ -68,5 +71,7 @@ def depth_group(name: str, depth: bpy.types.Image, plate: Plate) -> bpy.types.No
     link(z, "Output", point, "Scale")
     link(point, "Vector", move, "Position")
     link(start, "Geometry", move, "Geometry")
-    link(move, "Geometry", end, "Geometry")
+    link(move, "Geometry", kept, "Geometry")
+    link(z, "Output", kept, "Value")
+    link(kept, "Geometry", end, "Geometry")
     return group

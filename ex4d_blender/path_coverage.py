@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ex4d_engine import cameras
-from ..ex4d_engine.dwmesh.walls import CLOSED
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import Shot
+from ..ex4d_engine.shot import Shot, walls_for
 from .camera_sampling import camera_frames
 from .coverage import coarse_size, coverage
+from .depth_nodes import SOURCE_Z_ATTRIBUTE
 from .mesh_import import ImportedShot
 from .pixel_files import read_rgba
 from .scene_evaluation import depsgraph_of, frame_kept
@@ -42,7 +42,7 @@ def path_coverage(
             were imported.
     """
     plate = shot.require_plate()
-    wall_share = CLOSED if shot.require_geometry().compat == "reference" else wall_share
+    wall_share = walls_for(shot, wall_share)
     size = coarse_size(plate.width, plate.height)
     picked = np.linspace(plate.numbers[0], plate.numbers[-1], min(SAMPLED_FRAMES, plate.count))
     numbers = sorted({round(float(number)) for number in picked})
@@ -64,7 +64,8 @@ def _grid_points(
     """The mesh's vertices at the scene's present frame, modifiers and all.
 
     Returns:
-        (rows, columns, 3) in our world; (rows, columns) their depth in the source camera.
+        (rows, columns, 3) in our world; (rows, columns) their depth in the source camera, as it was
+        before anybody moved them where the mesh still knows it.
     """
     evaluated = item.evaluated_get(depsgraph_of(scene))
     count = len(evaluated.data.vertices)
@@ -80,4 +81,9 @@ def _grid_points(
     to_world = cameras.WORLD_TO_BLENDER.T @ np.array(evaluated.matrix_world)
     local = points.reshape(-1, 3)[: rows * columns]
     placed = local @ to_world[:3, :3].T + to_world[:3, 3]
-    return placed.astype(np.float32).reshape(rows, columns, 3), local[:, 2].reshape(rows, columns)
+    source_z, kept = local[:, 2].copy(), evaluated.data.attributes.get(SOURCE_Z_ATTRIBUTE)
+    if kept is not None:
+        everywhere = np.empty(count, np.float32)
+        kept.data.foreach_get("value", everywhere)
+        source_z = everywhere[: rows * columns]
+    return placed.astype(np.float32).reshape(rows, columns, 3), source_z.reshape(rows, columns)

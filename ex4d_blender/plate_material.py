@@ -18,6 +18,7 @@ import bpy
 from ..ex4d_engine.shot import Shot
 from .exact_texture import snap_to_texels
 from .plate_images import follow_timeline, load_sequence
+from .shader_nodes import scalar
 from .wall_nodes import Walls, beyond_walls
 
 ALBEDO_UV = "albedo"
@@ -110,14 +111,20 @@ def conditioning_material(material: bpy.types.Material, walls: Walls | None) -> 
     held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
     surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
     output = _node(tree, "ShaderNodeOutputMaterial", "", (700, -300))
-    tree.links.new(tree.nodes[SHOWN_NODE].outputs[0], surface.inputs[0])
-    unseen = held_out
+    shown, unseen = tree.nodes[SHOWN_NODE].outputs[0], held_out
     if walls is not None:
+        seen = tree.nodes[SEEN_NODE].outputs["Color"]
         unseen = _node(tree, "ShaderNodeMixShader", "", (300, -600))
         gone = _node(tree, "ShaderNodeBsdfTransparent", "", (100, -700))
-        tree.links.new(beyond_walls(tree, SEEN_UV, walls), unseen.inputs[0])
+        # closed walls hide the back of what was seen; where they end it hides what is behind, and is unknown itself
+        behind = _node(tree, "ShaderNodeNewGeometry", "", (-100, -800)).outputs["Backfacing"]
+        front = scalar(tree, "MULTIPLY", seen, scalar(tree, "SUBTRACT", 1.0, behind))
+        shown = scalar(tree, "MAXIMUM", front, tree.nodes[AT_VERTEX_NODE].outputs[0])
+        ended = scalar(tree, "MULTIPLY", beyond_walls(tree, SEEN_UV, walls), scalar(tree, "SUBTRACT", 1.0, seen))
+        tree.links.new(ended, unseen.inputs[0])
         tree.links.new(held_out.outputs[0], unseen.inputs[1])
         tree.links.new(gone.outputs[0], unseen.inputs[2])
+    tree.links.new(shown, surface.inputs[0])
     tree.links.new(unseen.outputs[0], surface.inputs[1])
     tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[2])
     tree.links.new(surface.outputs[0], output.inputs["Surface"])

@@ -3,7 +3,8 @@
 
 A face begins at the nearest of the four plate pixels around its cell of the mesh. Which cell that is, its texel in
 the `seen` image tells: the same at all three corners, so that no interpolation, however inexact on a face that is
-seen edge-on, gives a neighbour's depth; and a face that the user moved, cut or subdivided stays of its cell.
+seen edge-on, gives a neighbour's depth. Held against it is the depth that a point had before the user's modifiers
+(depth_nodes.py), so that a face that is moved, cut or subdivided keeps its walls.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import bpy
 
 from ..ex4d_engine.shot import Plate
+from .depth_nodes import SOURCE_Z_ATTRIBUTE
 from .plate_images import follow_timeline
 from .shader_nodes import scalar, vector
 
@@ -21,11 +23,16 @@ RINGS = 2  # of vertices around the plate's pixels, on each side: docs/shot_fold
 
 @dataclass(frozen=True)
 class Walls:
-    """share: of the depth where a face begins; depth: the plate's, as an image sequence, Non-Color, in red."""
+    """share: of the depth where a face begins; depth: the plate's, as an image sequence, Non-Color, in red.
+
+    kept_z: whether the mesh has `SOURCE_Z_ATTRIBUTE`. One that was imported by an earlier version, or baked, has not:
+    its points count where they are now.
+    """
 
     share: float
     depth: bpy.types.Image
     plate: Plate
+    kept_z: bool
 
 
 def beyond_walls(tree: bpy.types.NodeTree, seen_uv: str, walls: Walls) -> bpy.types.NodeSocket:
@@ -49,14 +56,20 @@ def beyond_walls(tree: bpy.types.NodeTree, seen_uv: str, walls: Walls) -> bpy.ty
     for other in begins[1:]:
         nearest = scalar(tree, "MINIMUM", nearest, other)
 
-    # the mesh's own space is the source camera's
-    point = tree.nodes.new("ShaderNodeTexCoord")
-    z = _parts(tree, point.outputs["Object"])[2]
-    beyond = scalar(tree, "GREATER_THAN", z, scalar(tree, "MULTIPLY", nearest, 1.0 + walls.share))
+    beyond = scalar(tree, "GREATER_THAN", _source_z(tree, walls), scalar(tree, "MULTIPLY", nearest, 1.0 + walls.share))
     # the fan that closes the mesh has the first texel, whose own face has no area: it is no wall
     across, down, _ = _parts(tree, texel)
     is_wall = scalar(tree, "GREATER_THAN", scalar(tree, "MAXIMUM", across, down), 1.0)
     return scalar(tree, "MULTIPLY", beyond, is_wall)
+
+
+def _source_z(tree: bpy.types.NodeTree, walls: Walls) -> bpy.types.NodeSocket:
+    if walls.kept_z:
+        attribute = tree.nodes.new("ShaderNodeAttribute")
+        attribute.attribute_type, attribute.attribute_name = "GEOMETRY", SOURCE_Z_ATTRIBUTE
+        return attribute.outputs["Fac"]
+    point = tree.nodes.new("ShaderNodeTexCoord")  # the mesh's own space is the source camera's
+    return _parts(tree, point.outputs["Object"])[2]
 
 
 def _depth_at(tree: bpy.types.NodeTree, pixel: bpy.types.NodeSocket, walls: Walls) -> bpy.types.NodeSocket:

@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("render", help="shot + camera → a new take with colour and mask")
     command.add_argument("shot", type=Path, metavar="SHOT")
     _add_camera_options(command, required=True)
+    command.add_argument(
+        "--preset",
+        choices=("preview", "draft", "final", "fast"),
+        default=DEFAULT_PRESET,
+        help="what it is drawn for: without --walls they are as suits it",
+    )
     command.set_defaults(run=_render)
 
     command = commands.add_parser("generate", help="fill a take's holes and write the result")
@@ -267,7 +273,7 @@ def _render(options: argparse.Namespace, reporter: Terminal) -> int:
     check_camera_options(options)
     shot = load_shot(options.shot)
     path = camera_path(shot, options)
-    take = take_along(shot, path, options.label, wall_share=chosen_walls(options, shot, DEFAULT_PRESET))
+    take = take_along(shot, path, options.label, wall_share=chosen_walls(options, options.preset))
     take = render(shot, take, reporter, raster=options.raster)
     _print(shot=options.shot, take=take.name, frames=len(take.frames), size=list(path.size), seconds=_since(started))
     return 0
@@ -317,7 +323,7 @@ def _run(options: argparse.Namespace, reporter: Terminal) -> int:
         path,
         options.label,
         generation_settings(options.preset, options.seed, chosen),
-        wall_share=chosen_walls(options, shot, options.preset),
+        wall_share=chosen_walls(options, options.preset),
     )
     take = render(shot, take, reporter, raster=options.raster)
     take = generate(shot, take, options.preset, reporter, seed=options.seed, options=chosen)
@@ -441,10 +447,8 @@ def wall_share(text: str) -> float:
     return share
 
 
-def chosen_walls(options: argparse.Namespace, shot: Any, preset: str) -> float:
-    """How deep walls are: as --walls says, or as suits the preset. The reference's mesh has closed ones."""
-    if shot.require_geometry().compat == "reference":
-        return CLOSED
+def chosen_walls(options: argparse.Namespace, preset: str) -> float:
+    """How deep walls are: as --walls says, or as suits the preset."""
     return preset_walls(preset) if options.walls is None else float(options.walls)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .raster import Rendering
 
+FILL_VERSION = 2  # grows when the same conditioning is filled otherwise, so that no take is filled half and half
 RING_PX = 12  # how far around a hole two frames are compared
 AGREEMENT = 20.0  # of 255: median difference on that ring up to which another frame is believed
 BEHIND = 0.98  # a fill may not stand in front of the surface that bridges the hole

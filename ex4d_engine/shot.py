@@ -429,7 +429,7 @@ def new_take(
 
     Args:
         size: (width, height) of the output in pixels.
-        wall_share: as `Take.wall_share`.
+        wall_share: as `Take.wall_share`; see `walls_for`.
 
     Raises:
         Ex4dError: `no_camera`, `camera_invalid`, `bad_request` for the walls, `disk_full`, `read_only`; there is no
@@ -445,7 +445,7 @@ def new_take(
             raise Ex4dError(
                 "camera_invalid", f"The camera of frame {number} cannot be used: {error}.", "Check the camera."
             ) from error
-    record = walls_record(wall_share)
+    record = walls_record(walls_for(shot, wall_share))
     root = _new_take_folder(shot)
     take = Take(
         root=root,
@@ -465,6 +465,12 @@ def new_take(
             root.rmdir()
         raise
     return take
+
+
+def walls_for(shot: Shot, wall_share: float) -> float:
+    """The walls that a take of this shot gets where `wall_share` is asked for: the reference's mesh has closed ones."""
+    is_reference = shot.geometry is not None and shot.geometry.compat == "reference"
+    return CLOSED if is_reference else wall_share
 
 
 def walls_record(wall_share: float) -> dict[str, Any]:

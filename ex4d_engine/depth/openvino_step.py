@@ -7,7 +7,9 @@ converted network is kept in the cache folder: one file for each working size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import sys
 import tempfile
 import warnings
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import Ex4dError
+from ..errors import Cancelled, Ex4dError
 from ..files import write_bytes
 from ..places import cache_folder
 from ..progress import Reporter
@@ -33,9 +35,9 @@ Step = Callable[[Tensor, Memory | None], tuple[DepthMaps, Memory]]
 INPUTS: Final = ("image", "near_key", "far_key", "state")
 OUTPUTS: Final = ("inverse_depth", "log_error", "sky", "next_near_key", "next_far_key", "next_state")
 LEAST_FRAMES: Final = 48
-"""Of a clip that is worth it. On two idle cores a frame takes 30–75 ms less: loading a kept network (1 s) has paid by
-then, converting one (3 s) pays within 100 frames at the most, and the next clips of the same shape have it for nothing.
-Whether there is one to load has no say, so that a clip's depth does not depend on which clips came before it."""
+"""Of a clip that is worth it. On two idle cores a frame takes about 30 ms less: loading a kept network (1 s) has paid
+by then, converting one (3 s) pays within 120 frames, and the next clips of the same shape have it for nothing. Whether
+there is one to load has no say, so that a clip's depth does not depend on which clips came before it."""
 _KEPT: Final = 6  # converted networks, of 20 MB each; nobody has clips of many shapes
 _LIKE_TORCH: Final = 1e-3  # of the largest value; rounding in single precision stays far below
 _DIGEST: Final = 32  # bytes of a SHA-256
@@ -88,7 +90,7 @@ def openvino_step(
     try:
         path = cache_folder() / "depth" / f"{size[0]}x{size[1]}-{_key(weights, size, version)}.openvino"
         example = _example(network, size)
-        model = _model(path.read_bytes(), example) if path.is_file() else None
+        model = _kept_model(path, example)
         if model is None:
             reporter.log(f"Preparing the depth network for {size[0]} × {size[1]}; this is kept for the next clip.")
             data = _converted(network, example)
@@ -101,7 +103,7 @@ def openvino_step(
         if _agree(step, network, example):
             return step
         reporter.log("OpenVINO's depth is not torch's on this machine: the depth network runs by torch.")
-    except Ex4dError:  # the user's cancel
+    except Cancelled:
         raise
     except Exception as error:  # whatever a runtime raises that is not needed: torch does the same
         reporter.log(f"OpenVINO fails ({_first_line(error)}): the depth network runs by torch.")
@@ -184,6 +186,18 @@ def _keep(data: bytes, path: Path, reporter: Reporter) -> None:
             old.unlink(missing_ok=True)
     except (OSError, Ex4dError) as error:
         reporter.log(f"The prepared depth network could not be kept ({_first_line(error)}).")
+
+
+def _kept_model(path: Path, example: tuple[Tensor, ...]) -> Any:
+    """The model that was kept, None where there is none or it cannot be used; marked as the one used last."""
+    try:
+        model = _model(path.read_bytes(), example)
+    except OSError:
+        return None
+    if model is not None:
+        with contextlib.suppress(OSError):  # a cache that only others may write to
+            os.utime(path)
+    return model
 
 
 def _model(data: bytes, example: tuple[Tensor, ...]) -> Any:

@@ -4,8 +4,8 @@
 A face that the plate did not see goes from the surface in front to the one behind, as if everything in front went on
 to the horizon along the lines of sight. That never shows what it does not know, and hides much that the plate did
 see: beside a flower before a far hedge it is the hedge. Cards without any thickness hide too little. Between them lie
-objects about as thick as their distance times a share; one share fits the holes of generated scenes at every angle
-(docs/walls.md). The mesh stays what it is: its walls are drawn as far as that share, no further.
+objects about as thick as their distance times a share; one share fits the holes of generated scenes within 15 % at
+every angle (docs/walls.md). The mesh stays what it is: its walls are drawn as far as that share, no further.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ CLOSED: Final = math.inf
 WALL_SHARE: Final = 0.15
 """A wall's depth as a share of that where it begins: what fits generated scenes best (docs/walls.md)."""
 SHORT_WALLED: Final = frozenset({"draft", "preview"})
-"""Presets that are best shown short walls: draft's model learnt from masks drawn with them, and preview fills every
-hole from its rim. The published weights behind the others learnt with closed ones."""
+"""Presets that are best shown short walls: draft's model learnt from masks drawn with an earlier form of them, and
+preview fills every hole from its rim. The published weights behind the others learnt with closed ones."""
 
 
 def preset_walls(preset: str) -> float:

@@ -97,10 +97,11 @@ class NvdiffrastRaster:
             ],
             dim=-1,
         )[None].contiguous()
-        if self._reference or not math.isfinite(self._wall_share):
-            hit, _ = dr.rasterize(self._context, clip, self._faces, resolution=(height, width))
-        else:
+        is_short = not self._reference and math.isfinite(self._wall_share)
+        if is_short:
             hit = self._short_walled(clip, (height, width))
+        else:
+            hit, _ = dr.rasterize(self._context, clip, self._faces, resolution=(height, width))
         face = hit[0, ..., 3].long() - 1
         z_map = dr.interpolate(z[None, :, None].contiguous(), hit, self._faces)[0][0, ..., 0]
         if self._reference:
@@ -111,6 +112,8 @@ class NvdiffrastRaster:
             places, _ = dr.interpolate(self._places, hit, self._faces)
             colour = dr.texture(self._albedo, places, filter_mode="linear", boundary_mode="clamp")[0, ..., :3]
             seen = self._is_seen(hit)
+            if is_short:
+                seen &= self._faces_camera(points)[face.clamp_min(0)] | self._at_vertex(hit)
         colour = torch.where(seen[..., None], (colour * 255).round().clamp(0, 255), 0).to(torch.uint8)
         mask = seen.to(torch.uint8) * 255
         return Rendering(
@@ -120,9 +123,17 @@ class NvdiffrastRaster:
     def _is_seen(self, hit: Any) -> Any:
         """(H,W) bool: where a seen face was hit, or a vertex, which is a pixel that the plate saw."""
         face = hit[0, ..., 3].long() - 1
+        return (face >= 0) & (self._seen[face.clamp_min(0)] | self._at_vertex(hit))
+
+    def _at_vertex(self, hit: Any) -> Any:
+        """(H,W) bool: where a vertex of the grid was hit."""
         corners = self._dr.interpolate(self._corners, hit, self._faces)[0][0]
-        at_vertex = (corners.amax(-1) > 1 - AT_VERTEX) & (face < self._grid.topology.grid_faces)
-        return (face >= 0) & (self._seen[face.clamp_min(0)] | at_vertex)
+        return (corners.amax(-1) > 1 - AT_VERTEX) & (hit[0, ..., 3] <= self._grid.topology.grid_faces)
+
+    def _faces_camera(self, points: Any) -> Any:
+        """(N,) bool for each face: whether a camera in whose space its corners are `points` (V,3) sees its front."""
+        a, b, c = (points[self._faces[:, corner].long()] for corner in range(3))
+        return ((b - a).cross(c - a, dim=-1) * a).sum(-1) < 0
 
     def _short_walled(self, clip: Any, resolution: tuple[int, int]) -> Any:
         """What is hit, (1,H,W,4) as `rasterize` gives it, where walls end (mesh.frag.glsl): layer behind layer."""

@@ -25,7 +25,7 @@ from ..dwmesh.walls import preset_walls
 from ..errors import Ex4dError
 from ..files import link_or_copy, prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
-from ..preview_fill import fill_from_around, fill_from_other_frame, without_fringe
+from ..preview_fill import FILL_VERSION, fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster.opengl import device_name
 from ..shot import WALLS_FIELD, CameraFrame, Shot, Take, new_take, save_take, with_record
@@ -79,8 +79,8 @@ def generate(
         with logged(take, "generate", reporter) as reporter:
             if take.wall_share < preset_walls(preset):
                 reporter.log(
-                    f"{take.name} was drawn with short walls, and {preset} learnt with closed ones: "
-                    "render with --walls closed (in Blender: Walls, Closed) if its fills disappoint."
+                    f"{take.name} was drawn with short walls, and {preset} learnt with closed ones: draw it again "
+                    "with --walls closed (in Blender: Walls, Closed) if its fills disappoint."
                 )
             if take.missing("generated"):
                 take = PRESETS[preset].fill(shot, take, reporter, options, seed)
@@ -93,7 +93,7 @@ def generate(
 def generation_settings(preset: str, seed: int, options: GenerateOptions | None = None) -> dict[str, Any]:
     """What makes a take's result out of its conditioning, for its record: every default is filled in."""
     if preset not in DIFFUSION_PRESETS:
-        return {"preset": preset, "seed": seed}
+        return {"preset": preset, "seed": seed, "fill": FILL_VERSION}
     return {"preset": preset, "seed": seed, **(options or GenerateOptions()).resolved(preset).to_json()}
 
 
@@ -264,7 +264,15 @@ def _copied(shot: Shot, take: Take) -> Iterator[Take]:
     If the block ends with nothing made, the new take goes again: what it holds, the take it comes from has too. Frames
     and finished windows that an interrupted run has made stay for the next one.
     """
-    fresh = new_take(shot, take.frames, (take.width, take.height), first=take.first, fps=take.fps, label=take.label)
+    fresh = new_take(
+        shot,
+        take.frames,
+        (take.width, take.height),
+        first=take.first,
+        fps=take.fps,
+        label=take.label,
+        wall_share=take.wall_share,
+    )
     try:
         for layer in (*CONDITIONING, "depth"):
             for number in take.numbers:

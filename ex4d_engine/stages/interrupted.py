@@ -8,7 +8,7 @@ from typing import Any
 
 from ..dwmesh.walls import CLOSED
 from ..errors import Ex4dError
-from ..shot import Shot, Take, list_takes, load_take, new_take
+from ..shot import Shot, Take, list_takes, load_take, new_take, walls_for
 from ..trajectories import Trajectory
 
 
@@ -33,14 +33,14 @@ def take_along(
     Args:
         generation: what the take's result is to be made with; None when only conditioning is wanted, which a
             take that has it already is not begun for.
-        wall_share: as `Take.wall_share`.
+        wall_share: as for `new_take`.
     """
     plate = shot.require_plate()
     for take in _takes_without_result(shot):
         same = (
             take.frames == path.frames
             and (take.width, take.height, take.fps) == (*path.size, path.fps)
-            and (take.first, take.label, take.wall_share) == (plate.first, label, wall_share)
+            and (take.first, take.label, take.wall_share) == (plate.first, label, walls_for(shot, wall_share))
         )
         begun = not take.conditioning if generation is None else take.conditioning != "blender"
         if same and begun and take.record.get("generation", generation) == generation:

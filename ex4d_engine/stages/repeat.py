@@ -31,7 +31,7 @@ def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
         generation = dict(fields.mapping(take.record.get("generation"), "generation"))
         preset, seed = fields.text(generation, "preset"), fields.integer(generation, "seed", 0, 2**63)
         options = GenerateOptions.from_json(
-            {name: value for name, value in generation.items() if name not in ("preset", "seed")}
+            {name: value for name, value in generation.items() if name not in ("preset", "seed", "fill")}
         )
         before = fields.mapping(take.record.get("diffusion", {}), "diffusion")
         runtime = fields.mapping(before.get("runtime", {}), "runtime")
@@ -42,7 +42,10 @@ def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
     require_preset(preset, options)
     result = generate(shot, take, preset, reporter, seed=seed, options=_pinned(options, runtime))
     log = LoggedReporter(reporter, result.root / LOG_NAME, "repeat")
-    for difference in differences(before, result.record.get("diffusion", {})):
+    found = differences(before, result.record.get("diffusion", {}))
+    if generation.get("fill") != result.record["generation"].get("fill"):
+        found.append(f"{preset} fills otherwise than then")
+    for difference in found:
         log.log(f"{difference}: the frames may differ from those of {take.name}.")
     return result
 

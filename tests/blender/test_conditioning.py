@@ -113,6 +113,17 @@ def test_walls_end_where_they_did_when_their_faces_are_cut_smaller(addon: Addon,
     assert (short & again).sum() >= 0.995 * (short | again).sum()
 
 
+@pytest.mark.parametrize("moved", [0.5, -0.5])
+def test_faces_that_are_moved_keep_their_walls(addon: Addon, new_shot: Any, moved: float) -> None:
+    """Without, what is pushed back by more than the walls' share would have none at all."""
+    shot = new_shot()
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, bpy.context.scene)
+    displace = imported.mesh_object.modifiers.new("moved", "DISPLACE")
+    displace.direction, displace.strength, displace.mid_level = "Z", moved, 0.0
+    closed, short, none = (drawn_mask(addon, shot, imported, share) for share in (math.inf, 0.25, 1e-4))
+    assert closed.sum() < short.sum() < none.sum()
+
+
 def test_the_reference_s_mesh_keeps_its_walls(addon: Addon, new_shot: Any) -> None:
     shot = new_shot("reference")
     imported = addon("ex4d_blender.mesh_import").import_shot(shot, bpy.context.scene)

@@ -95,8 +95,8 @@ def test_of_the_diffusion_settings_only_those_that_were_changed_are_sent(importe
 @pytest.mark.parametrize(
     ("walls", "preset", "recorded"),
     [
-        ("AUTO", "preview", 0.25),
-        ("AUTO", "draft", 0.25),
+        ("AUTO", "preview", 0.15),
+        ("AUTO", "draft", 0.15),
         ("AUTO", "final", None),
         ("AUTO", "fast", None),
         ("CLOSED", "preview", None),

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 import shutil
+import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 from ex4d_engine import __version__, bundled_model, files
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_exr_depth, write_png
+from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot, Take, list_takes, load_take, new_take, save_take
 from ex4d_engine.stages import PRESETS, generate, reconstruct, render, require_preset
@@ -58,7 +62,7 @@ def test_the_record_holds_everything_to_repeat_it(shot: Shot, take: Take) -> Non
     document = json.loads((take.root / "take.json").read_text(encoding="utf-8"))
     record = document["record"]
     assert document["preset"] == "preview" and document["conditioning"] == "engine"
-    assert record["generation"] == {"preset": "preview", "seed": 7}
+    assert record["generation"] == {"preset": "preview", "seed": 7, "fill": FILL_VERSION}
     assert record["reconstruction"] == shot.settings
     assert (record["versions"]["ex4d"], record["versions"]["python"]) == (__version__, platform.python_version())
     assert set(record["seconds"]) == {"render", "generate"} and min(record["seconds"].values()) > 0
@@ -145,6 +149,19 @@ def test_without_hard_links_conditioning_is_copied(shot: Shot, take: Take, monke
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     again = generate(shot, done, "preview", Silent())
     assert contents(again.root) == contents(done.root)
+
+
+def test_walls_go_with_the_conditioning_and_a_preset_of_closed_ones_says_so(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = new_take(shot, orbit_take(shot).frames, (64, 48), first=1001, fps=Fraction(24), wall_share=0.2)
+    listener = Listener()
+    first = generate(shot, render(shot, take, Silent()), "preview", listener)
+    assert not any("short walls" in line for line in listener.logs)
+    monkeypatch.setattr(sys.modules[generate.__module__], "preset_walls", lambda _: math.inf)
+    again = generate(shot, first, "preview", listener, seed=1)
+    assert again.name != first.name and again.wall_share == load_take(shot, again.name).wall_share == 0.2
+    assert any("short walls" in line for line in listener.logs)
 
 
 def test_a_finished_take_whose_movie_was_moved_away_keeps_its_layers(shot: Shot, take: Take) -> None:

@@ -111,7 +111,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("wall_share", [CLOSED, 0.25])
-@pytest.mark.parametrize("degrees", [0, 8, -25])
+@pytest.mark.parametrize("degrees", [0, 8, -25, 70])
 def test_it_draws_what_opengl_draws(stand_in: None, degrees: float, wall_share: float) -> None:
     width, height = 48, 32
     depth = np.full((height, width), 9, np.float32)

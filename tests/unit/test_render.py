@@ -147,6 +147,16 @@ def test_how_deep_walls_are_is_the_take_s(shot: Shot) -> None:
     assert seen[1][seen[0]].all() and seen[1].sum() > seen[0].sum()
 
 
+def test_the_reference_s_mesh_has_closed_walls(shot: Shot, tmp_path: Path) -> None:
+    reference = reconstruct(
+        dataclasses.replace(settings(shot.root.parent), compat="reference"), tmp_path / "r", Silent()
+    )
+    path = along(reference, preset("orbit", 25.0, 3, 4.0))
+    take = take_along(reference, path, "", wall_share=0.2)
+    assert load_take(reference, take.name).wall_share == CLOSED
+    assert take_along(reference, path, "", wall_share=0.2) == take
+
+
 def test_an_impossible_depth_of_walls_makes_no_take(shot: Shot) -> None:
     path = along(shot, preset("orbit", 25.0, 3, 4.0))
     for share in (0.0, -1.0, float("nan")):

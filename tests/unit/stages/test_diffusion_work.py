@@ -17,6 +17,7 @@ from ex4d_engine.diffusion.run_plan import RuntimeOptions
 from ex4d_engine.diffusion.tiers import TIERS, Tier
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.models import store
+from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot, Take, load_take
 from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, generate_options, render, require_preset
@@ -157,7 +158,9 @@ def test_options_that_preview_has_no_use_for_are_named(shot: Shot) -> None:
     done = generate(shot, conditioned(shot), "preview", listener, options=options)
     assert [line for line in listener.logs if "steps" in line and "tier" in line and "detail" in line]
     assert "no use for" in (done.root / "log.jsonl").read_text(encoding="utf-8")
-    assert done.record["generation"] == {"preset": "preview", "seed": 0}, "so the take says nothing that was not so"
+    assert done.record["generation"] == {"preset": "preview", "seed": 0, "fill": FILL_VERSION}, (
+        "so the take says nothing that was not so"
+    )
     silent = Listener()
     generate(shot, conditioned(shot), "preview", silent)
     assert not any("no use for" in line for line in silent.logs)
