@@ -116,7 +116,7 @@ def conditioning_material(material: bpy.types.Material, walls: Walls | None) -> 
         seen = tree.nodes[SEEN_NODE].outputs["Color"]
         unseen = _node(tree, "ShaderNodeMixShader", "", (300, -600))
         gone = _node(tree, "ShaderNodeBsdfTransparent", "", (100, -700))
-        # closed walls hide the back of what was seen; where they end it hides what is behind, and is unknown itself
+        # past a wall's end the back of what was seen is in view: it hides what is behind, and is unknown itself
         behind = _node(tree, "ShaderNodeNewGeometry", "", (-100, -800)).outputs["Backfacing"]
         front = scalar(tree, "MULTIPLY", seen, scalar(tree, "SUBTRACT", 1.0, behind))
         shown = scalar(tree, "MAXIMUM", front, tree.nodes[AT_VERTEX_NODE].outputs[0])

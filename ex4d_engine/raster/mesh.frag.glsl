@@ -47,7 +47,7 @@ void main() {
         seen = at_vertex
             || texelFetch(seen_map, ivec2(gl_PrimitiveID % seen_width, gl_PrimitiveID / seen_width), 0).r > 0.5;
 #ifdef WALLS
-        // closed walls hide the back of what was seen; where they end it hides what is behind, and is unknown itself
+        // past a wall's end the back of what was seen is in view: it hides what is behind, and is unknown itself
         bool from_behind = gl_FrontFacing; // and not its opposite: the picture is drawn upside down
         if (seen && !at_vertex && from_behind) {
             colour = vec4(0.0);
