@@ -8,12 +8,13 @@ converted network is kept in the cache folder: one file for each working size.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -225,7 +226,33 @@ def _compiled(model: Any) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
-    return _openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+    with same_signal_stack():
+        return _openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+
+
+class _SignalStack(ctypes.Structure):
+    """Linux's `stack_t`."""
+
+    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def same_signal_stack() -> Iterator[None]:
+    """Leaves the thread the stack that its signals are handled on.
+
+    Compiling for the CPU sets one of OpenVINO's own, on Linux, whose memory it gives back later: then a handler of
+    Python's has nowhere to run, and Ctrl-C is a segmentation fault (seen with 2026.4.1).
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    known = library.sigaltstack(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if known:
+            library.sigaltstack(ctypes.byref(before), None)
 
 
 @torch.no_grad()

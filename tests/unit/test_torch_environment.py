@@ -28,10 +28,8 @@ def test_memory_grows_in_segments() -> None:
 
 def test_the_command_line_sets_it_before_torch_is_there() -> None:
     code = (
-        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); from ex4d_engine.cli import main\n"
-        "assert 'torch' not in sys.modules\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
+        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); from ex4d_engine.cli import run_explained\n"
+        "assert 'torch' not in sys.modules and run_explained('ex4d', lambda reporter: 0) == 0\n"
         "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and 'torch' not in sys.modules"
     )
 

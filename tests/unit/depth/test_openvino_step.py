@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,23 @@ def test_what_fails_in_the_middle_goes_on_by_torch(weights: Path) -> None:
 def test_it_can_be_cancelled_while_it_is_prepared(weights: Path) -> None:
     with pytest.raises(Cancelled):
         step_of(weights, Listener(cancel_at="Preparing"))
+
+
+def signal_stack() -> tuple[int | None, int, int]:
+    stack = openvino_step._SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.place, stack.flags, stack.size
+
+
+@installed
+@pytest.mark.skipif(sys.platform != "linux", reason="there OpenVINO sets no stack for signals")
+def test_signals_are_handled_where_they_were_before(weights: Path) -> None:
+    """On OpenVINO's own stack, which it gives back later, the next signal would end the program."""
+    before = signal_stack()
+    step = step_of(weights)
+    assert step is not None
+    list(maps_of(step))
+    assert signal_stack() == before
 
 
 @installed
