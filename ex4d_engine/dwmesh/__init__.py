@@ -5,5 +5,6 @@ topology.py   which vertices make which faces: built once a shot
 ray_grid.py   where the vertices are: a fixed ray each, times the depth of a pixel or a pinned depth
 repair.py     depth values that are no usable number
 occlusion.py  which faces the plate really saw
+walls.py      how far the others are drawn
 export.py     a frame as a PLY file
 """

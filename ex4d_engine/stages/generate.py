@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..background import BackgroundWriter
 from ..composite import composite, match_colour, soft_matte
-from ..dwmesh.walls import preset_walls
+from ..dwmesh.walls import CLOSED, preset_walls
 from ..errors import Ex4dError
 from ..files import link_or_copy, prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import FILL_VERSION, fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster.opengl import device_name
-from ..shot import WALLS_FIELD, CameraFrame, Shot, Take, new_take, save_take, with_record
+from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
 from .diffusion_presets import DIFFUSION_PRESETS, check_preset, fill, has_finished_windows
@@ -39,7 +39,6 @@ from .render import CONDITIONING, MeshFrames, is_of_this_shot, open_meshes, with
 OTHER_FRAMES: Final = 4  # how many other moments of the clip `preview` looks into
 BYTES_PER_PIXEL: Final = 9
 PREVIEW_EVERY: Final = 8
-KEPT: Final = ("raster", "reconstruction", WALLS_FIELD)  # of the record, with the conditioning it tells of
 
 
 def generate(
@@ -77,7 +76,7 @@ def generate(
         take = with_record(take, generation=settings, versions=versions())
         save_take(take)
         with logged(take, "generate", reporter) as reporter:
-            if take.wall_share < preset_walls(preset):
+            if take.wall_share < preset_walls(preset) == CLOSED:
                 reporter.log(
                     f"{take.name} was drawn with short walls, and {preset} learnt with closed ones: draw it again "
                     "with --walls closed (in Blender: Walls, Closed) if its fills disappoint."
@@ -279,8 +278,8 @@ def _copied(shot: Shot, take: Take) -> Iterator[Take]:
                 source = take.file(layer, number)
                 if source.is_file():
                     link_or_copy(source, fresh.file(layer, number))
-        kept: dict[str, Any] = {name: take.record[name] for name in KEPT if name in take.record}
-        record = {**kept, "conditioning_of": take.name}
+        kept: dict[str, Any] = {name: take.record[name] for name in ("raster", "reconstruction") if name in take.record}
+        record = {**fresh.record, **kept, "conditioning_of": take.name}
         fresh = dataclasses.replace(fresh, conditioning=take.conditioning, record=record)
         save_take(fresh)
         yield fresh
