@@ -5,6 +5,7 @@
 python tools/benchmarks/diffusion.py forward            # one forward: eager, compiled, float8, two at once
 python tools/benchmarks/diffusion.py folder DIR         # writes a random model folder (36 GB) for `tier`
 python tools/benchmarks/diffusion.py tier DIR 24        # a run in this memory tier under its memory cap
+python tools/benchmarks/diffusion.py tier DIR 48 --size 1920 1080 --detail   # the same in two passes
 python tools/benchmarks/diffusion.py deviation          # each precision against the reference's numbers, tiny model
 """
 
@@ -86,7 +87,8 @@ def main() -> None:
     command.add_argument("--precision", default="auto")
     command.add_argument("--compile", default="auto")
     command.add_argument("--frames", type=int, default=49)
-    command.add_argument("--size", type=int, default=512)
+    command.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--detail", action="store_true", help="with a second pass at the full size")
     command.add_argument("--no-cap", action="store_true")
     command.set_defaults(run=run_tier)
     command = commands.add_parser("deviation")
@@ -307,9 +309,12 @@ def run_tier(options: argparse.Namespace) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (float(options.tier) - 0.7) * 2**30 / total))
     started = time.perf_counter()
     reporter = Steps()
-    settings = VideoSettings(steps=options.steps, guidance_scale=5.0)
-    frame = torch.randint(0, 255, (options.size, options.size, 3), dtype=torch.uint8).numpy()
-    mask = torch.full((options.size, options.size), 255, dtype=torch.uint8).numpy()
+    width, height = options.size
+    settings = VideoSettings(
+        steps=options.steps, guidance_scale=5.0, detail_area=width * height if options.detail else None
+    )
+    frame = torch.randint(0, 255, (height, width, 3), dtype=torch.uint8).numpy()
+    mask = torch.full((height, width), 255, dtype=torch.uint8).numpy()
     runtime = RuntimeOptions(tier=options.tier, precision=options.precision, compile=options.compile)
     with open_pipeline(
         ModelPaths(options.folder, None),
@@ -329,8 +334,8 @@ def run_tier(options: argparse.Namespace) -> None:
                 ready.pipeline,
                 lambda _: (frame, mask),
                 options.frames,
-                options.size,
-                options.size,
+                width,
+                height,
                 settings,
                 ready.prompt_embeds,
                 reporter,
