@@ -38,7 +38,7 @@ def report() -> tuple[list[str], bool]:
     checks = [*needed, _opengl(), _h264()]
     lines += [line for line, _ in checks]
     lines += [_library(name, package)[0] for name, package in FOR_MODELS.items()]
-    lines += [_nvdiffrast(), _accelerator(), *_room(), *depth_lines()]
+    lines += [_nvdiffrast(), _torchao(), _accelerator(), *_room(), *depth_lines()]
     problems = sum(not works for _, works in checks)
     if problems:
         lines.append("  presets  none works until the problems above are solved")
@@ -89,6 +89,12 @@ def _nvdiffrast() -> str:
     if importlib.util.find_spec("nvdiffrast") is None:
         return "  absent   nvdiffrast (optional; its licence allows research and evaluation only)"
     return f"  ok       nvdiffrast {_version('nvdiffrast')} (research and evaluation only)"
+
+
+def _torchao() -> str:
+    if importlib.util.find_spec("torchao") is None:
+        return "  absent   torchao (optional; precision float8 is slower without it: see the README)"
+    return f"  ok       torchao {_version('torchao')} (for precision float8)"
 
 
 def _accelerator() -> str:

@@ -93,7 +93,7 @@ class Keeper:
                 plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1), frame_bytes=frame_bytes)
             else:
                 plan = self._kept[1]
-            with smaller_tier_offered(plan.tier):
+            with smaller_tier_offered(plan):
                 texts = [prompt, negative_prompt] if is_guided else [prompt]
                 embeds = prompt_embeds(paths.folder, texts, plan.device, reporter, before_encoding=self.release)
                 if self._kept is None:
@@ -102,6 +102,8 @@ class Keeper:
                 else:
                     reporter.log("The models are still in place from the job before.")
                 models = self._kept[2]
+                if models.compiled is not None:
+                    models.compiled.reporter = reporter
                 yield Ready(models.pipeline, embeds, models.record)
         except BaseException as error:
             self._kept = None

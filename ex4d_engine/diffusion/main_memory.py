@@ -12,6 +12,7 @@ from typing import Final
 import psutil
 import torch
 
+from ..bundled_model import smaller_preset
 from ..errors import Ex4dError
 from .tiers import GIB, OTHER_MODELS_GIB, OTHER_MODELS_OF, Precision, Tier, bytes_a_weight, next_smaller
 from .transformer_size import TransformerSize
@@ -60,7 +61,7 @@ def require_main_memory(
         ranks: processes that each load the models.
 
     Raises:
-        Ex4dError: `out_of_memory`; its action is the next tier that would fit, if there is one.
+        Ex4dError: `out_of_memory`; its action is the next tier that would fit, else a smaller preset.
     """
     free = psutil.virtual_memory().available / GIB
     loading = loading_gib(size, dtype)
@@ -78,12 +79,13 @@ def require_main_memory(
     else:
         why = f"Loading this model in memory tier {tier.name} takes"
     by = f" for {ranks} graphics cards" if ranks > 1 else ""
+    preset = smaller_preset(size.parameters)
     remedy = f"Choose memory tier {smaller.name}, " if smaller else "Share the work among fewer, " if ranks > 1 else ""
     raise Ex4dError(
         "out_of_memory",
         f"{why} about {need(tier, precision):.0f} GiB of main memory{by}, and {free:.0f} are free.",
-        f"{remedy}or close other programs." if remedy else "Close other programs, or use preset preview.",
-        f"tier:{smaller.name}" if smaller else "preset:preview",
+        f"{remedy}or close other programs." if remedy else f"Close other programs, or use preset {preset}.",
+        f"tier:{smaller.name}" if smaller else f"preset:{preset}",
     )
 
 

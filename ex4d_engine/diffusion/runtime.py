@@ -14,21 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from diffusers import AutoencoderKLWan
 from diffusers.hooks import apply_group_offloading
 from diffusers.utils import logging as diffusers_logging
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from ..bundled_model import smaller_preset
 from ..errors import Ex4dError
 from ..places import cache_folder
 from ..progress import Reporter
 from .attention import NATIVE, fastest_backend
 from .checkpoints import ADAPTER_NAME
+from .compilation import CompiledBlocks
 from .loading import FAST_NAME, constant_prompt, has_constant_prompt, load_component, load_pipeline
 from .pipeline import TEXT_TOKENS, Ex4dPipeline
-from .placement import compile_blocks, enable_cache, place_transformer
+from .placement import enable_cache, place_transformer
 from .run_plan import ModelPaths, RunPlan, RuntimeOptions, plan_run
 from .text_cache import cached_embeds
 from .tiers import Tier, next_smaller
+from .vae_bands import compute_in_bands
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -45,10 +49,11 @@ NEGATIVE_PROMPT: Final = (
 
 @dataclass(frozen=True)
 class Models:
-    """A pipeline with its models in place, and what a take records of them."""
+    """A pipeline with its models in place, what a take records of them, and what compiles them, if anything does."""
 
     pipeline: Ex4dPipeline
     record: dict[str, Any]
+    compiled: CompiledBlocks | None = None
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,11 @@ def open_pipeline(
         frame_bytes: main memory that the run itself takes beside its models, see `VideoPlan.host_bytes`.
 
     Raises:
-        Ex4dError: `model_missing`, `model_invalid`, `out_of_memory`, `bad_request`, `cancelled`.
+        Ex4dError: `model_missing`, `model_invalid`, `out_of_memory`, `missing_package`, `bad_request`, `cancelled`.
     """
     is_guided = guidance_scale > 1
     plan = plan_run(paths, options, tokens, steps * (2 if is_guided else 1), ranks, frame_bytes)
-    with smaller_tier_offered(plan.tier):
+    with smaller_tier_offered(plan):
         texts = [prompt, negative_prompt] if is_guided else [prompt]
         embeds = prompt_embeds(paths.folder, texts, plan.device, reporter)
         with open_models(paths, options, plan, is_guided=is_guided, reporter=reporter, ranks=ranks) as models:
@@ -118,6 +123,8 @@ def open_models(
         Ex4dError: `model_missing`, `model_invalid`, `bad_request`, `cancelled`.
     """
     diffusers_logging.set_verbosity_error()
+    for note in plan.notes:
+        reporter.log(note)
     if plan.compiled:
         _keep_compiled_code()
     device, tier = plan.device, plan.tier
@@ -136,7 +143,7 @@ def open_models(
         place_transformer(
             pipeline.transformer,
             device,
-            precision=plan.precision,
+            float8=plan.float8,
             offloaded=tier.offloaded,
             adapters=[name for name in (ADAPTER_NAME, FAST_NAME) if name in attached],
             reporter=reporter,
@@ -147,8 +154,7 @@ def open_models(
             from .parallel import share_work
 
             share_work(pipeline, is_guided)
-        if plan.compiled:
-            compile_blocks(pipeline.transformer)
+        compiled = CompiledBlocks(pipeline.transformer, reporter) if plan.compiled else None
         if options.cache == "first-block":
             enable_cache(pipeline.transformer)
         elif options.cache != "none":
@@ -156,6 +162,7 @@ def open_models(
         record = {
             "tier": tier.name,
             "precision": plan.precision,
+            **({"float8": plan.float8} if plan.float8 else {}),
             "attention": backend,
             "compiled": plan.compiled,
             "cache": options.cache,
@@ -164,11 +171,10 @@ def open_models(
             "ranks": ranks.world_size if ranks is not None else 1,
             "versions": library_versions(),
         }
-        reporter.log(
-            f"Memory tier {tier.name} ({plan.precision}{', blocks wait in main memory' if tier.offloaded else ''}) "
-            f"on {record['device']}."
-        )
-        yield Models(pipeline, record)
+        kept = f"float8 {plan.float8}" if plan.float8 else plan.precision
+        waiting = ", blocks wait in main memory" if tier.offloaded else ""
+        reporter.log(f"Memory tier {tier.name} ({kept}{waiting}) on {record['device']}.")
+        yield Models(pipeline, record, compiled)
     except BaseException as error:
         # by its traceback it holds the variables of all it came through, tensors and models among them
         traceback.clear_frames(error.__traceback__)
@@ -187,28 +193,33 @@ def open_models(
 
 
 @contextmanager
-def smaller_tier_offered(tier: Tier) -> Iterator[None]:
+def smaller_tier_offered(plan: RunPlan) -> Iterator[None]:
     """Out of memory in the block, while models load or while they compute, becomes the offer of the next tier.
 
     Raises:
-        Ex4dError: `out_of_memory` whose action is the next smaller tier.
+        Ex4dError: `out_of_memory` whose action is the next smaller tier, or a smaller preset.
     """
     try:
         yield
     except (torch.OutOfMemoryError, Ex4dError) as error:
         if isinstance(error, Ex4dError) and (error.code != "out_of_memory" or error.action):
             raise
-        smaller = next_smaller(tier)
+        smaller, preset = next_smaller(plan.tier), smaller_preset(plan.size.parameters)
         raise Ex4dError(
             "out_of_memory",
-            f"The graphics card's memory was not enough for memory tier {tier.name}.",
-            f"Choose memory tier {smaller.name}." if smaller else "Choose a smaller window or size.",
-            f"tier:{smaller.name}" if smaller else "preset:preview",
+            f"The graphics card's memory was not enough for memory tier {plan.tier.name}.",
+            f"Choose memory tier {smaller.name}."
+            if smaller
+            else f"Choose a smaller window or size, or use preset {preset}.",
+            f"tier:{smaller.name}" if smaller else f"preset:{preset}",
         ) from error
 
 
 def place_small_models(pipeline: Ex4dPipeline, device: torch.device, tier: Tier) -> None:
-    """VAE, image and camera encoder on the device; in a small tier only the layer that computes is there."""
+    """VAE, image and camera encoder on the device; in a small tier only the layer that computes is there, and Wan's VAE
+    computes in bands."""
+    if tier.small_offloaded and isinstance(pipeline.vae, AutoencoderKLWan):
+        compute_in_bands(pipeline.vae)
     models = (pipeline.vae, pipeline.image_encoder, pipeline.camera_encoder)
     for model in (model for model in models if model is not None):
         if tier.small_offloaded:

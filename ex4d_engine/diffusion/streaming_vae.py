@@ -8,9 +8,9 @@ says itself what it has to remember.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -18,10 +18,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from .bundled_codec import BundledCodec
 from .pipeline import Ex4dPipeline
-
-Memory = list[Any]
-"""What each causal convolution of the decoder remembers: a tensor, diffusers' "Rep", or None before the start. Of
-the bundled codec one tensor."""
+from .vae_bands import Memory, decode_in_bands, is_in_bands, moved
 
 PixelTile = tuple[int, int]
 """(height, width), pixels."""
@@ -42,23 +39,29 @@ class StreamingDecoder:
     With a `tile` each latent frame is decoded in overlapping tiles of at most that size, with a memory for each of
     which only one at a time is on the device; they are crossfaded as in diffusers' tiled decoding. The device then
     holds no more than a tile needs, the CPU all tiles' memories, overlaps twice. The bundled codec needs so little
-    that it takes whole frames.
+    that it takes whole frames. A VAE that computes in bands decodes tiles and whole frames in them; whole frames then
+    come all of a call at once.
 
     Args:
         pipeline: its VAE, latent statistics and device are used.
         tile: None decodes whole frames.
+        check: called often while frames are made that come at once; may raise to stop.
     """
 
-    def __init__(self, pipeline: Ex4dPipeline, tile: PixelTile | None = None) -> None:
+    def __init__(
+        self, pipeline: Ex4dPipeline, tile: PixelTile | None = None, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._pipeline = pipeline
         self._tile = None if isinstance(pipeline.vae, BundledCodec) else tile
-        self._memories: dict[tuple[int, int], Memory] = {}
+        self._check = check
+        # of each tile: one of the whole decoder, or one of its small layers and of each band
+        self._memories: dict[tuple[int, int], list[Memory]] = {}
         self._started = False
         self._ends_here = False
 
     def peek(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """As `frames`, but this decoder stays where it is: frames ahead of the ones that are final."""
-        ahead = StreamingDecoder(self._pipeline, self._tile)
+        ahead = StreamingDecoder(self._pipeline, self._tile, self._check)
         ahead._memories = dict(self._memories)
         ahead._started = self._started
         ahead._ends_here = True
@@ -83,14 +86,20 @@ class StreamingDecoder:
                 latent = latents[:, :, index : index + 1].to(mean.device)
                 yield self._tiled((latent * std + mean).to(vae.dtype), tiling)
             return
-        memory = _moved(self._memory_of((0, 0)), mean.device)
+        if is_in_bands(vae):
+            scaled = (latents.to(mean.device) * std + mean).to(vae.dtype)
+            frames = self._in_bands((0, 0), scaled)
+            self._started = True
+            yield from (pixels.clamp(-1, 1) for pixels in frames)
+            return
+        memory = moved(self._memory_of((0, 0)), mean.device)
         for index in range(latents.shape[2]):
             latent = latents[:, :, index : index + 1].to(mean.device)
             pixels = _decode_one(vae, (latent * std + mean).to(vae.dtype), memory, first=not self._started)
             self._started = True
             yield pixels.clamp(-1, 1).cpu()
         if not self._ends_here:
-            self._memories[0, 0] = _moved(memory, "cpu")
+            self._memories[0, 0] = [moved(memory, "cpu")]
 
     def _tiled(self, latent: torch.Tensor, tiling: _Tiling) -> torch.Tensor:
         """The frames of one latent frame, decoded tile by tile and blended as diffusers blends them."""
@@ -99,18 +108,29 @@ class StreamingDecoder:
         for top in tiling.rows.starts:
             row = []
             for left in tiling.columns.starts:
-                memory = _moved(self._memory_of((top, left)), latent.device)
                 part = latent[..., top : top + tiling.rows.tile, left : left + tiling.columns.tile]
+                if is_in_bands(vae):
+                    row += self._in_bands((top, left), part)
+                    continue
+                memory = moved(self._memory_of((top, left)), latent.device)
                 row.append(_decode_one(vae, part, memory, first=not self._started).cpu())
-                self._memories[top, left] = _moved(memory, "cpu")
+                self._memories[top, left] = [moved(memory, "cpu")]
             rows.append(row)
         self._started = True
         return tiling.blended(vae, rows).clamp(-1, 1)
 
+    def _in_bands(self, place: tuple[int, int], latents: torch.Tensor) -> list[torch.Tensor]:
+        """The frames of the next latents of a tile, in bands."""
+        memories = list(self._memories.get(place, ()))
+        frames = decode_in_bands(self._pipeline.vae, latents, memories, not self._started, self._check)
+        self._memories[place] = memories
+        return frames
+
     def _memory_of(self, place: tuple[int, int]) -> Memory:
+        if place in self._memories:
+            return self._memories[place][0]
         vae = self._pipeline.vae
-        count = 1 if isinstance(vae, BundledCodec) else vae._cached_conv_counts["decoder"]
-        return self._memories.get(place) or [None] * count
+        return [None] * (1 if isinstance(vae, BundledCodec) else vae._cached_conv_counts["decoder"])
 
 
 @dataclass(frozen=True)
@@ -183,12 +203,9 @@ def _decode_one(
 def decoder_bytes(height: int, width: int, bytes_per_value: int = 4, tile: PixelTile | None = None) -> int:
     """What the decoder of Wan 2.1's VAE remembers, of a frame of `height` × `width` pixels or of all its tiles.
 
-    A whole frame of 512² takes 2.3 GiB, one of 4096 × 2160 78 GiB, or 98 in tiles of 512², in float32.
+    A whole frame of 512² takes 2.3 GiB, one of 4096 × 2160 78 GiB, or 98 in tiles of 512², in float32. In bands it is
+    8 % more, and 0.6 GiB for what waits of 49 such frames between its layers.
     """
     tiling = _Tiling.of(height // PIXELS, width // PIXELS, tile)
     latents = sum(tiling.rows.lengths(height // PIXELS)) * sum(tiling.columns.lengths(width // PIXELS))
     return 2365 * latents * PIXELS**2 * bytes_per_value  # counted: values that its convolutions keep, a pixel
-
-
-def _moved(memory: Memory, device: torch.device | str) -> Memory:
-    return [value.to(device) if isinstance(value, torch.Tensor) else value for value in memory]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ..bundled_model import smaller_preset
 from ..errors import Ex4dError
 
 Precision = Literal["exact", "float8"]
@@ -24,7 +25,8 @@ class Tier:
         name: gigabytes of the card it is meant for.
         precision: of the transformer's linear layers unless asked otherwise: "exact" is bfloat16.
         offloaded: blocks wait in the CPU's memory and come to the card one ahead of their turn.
-        small_offloaded: VAE, image and camera encoder come to the card layer by layer, as they compute.
+        small_offloaded: VAE, image and camera encoder come to the card layer by layer, as they compute, and Wan's
+            VAE takes large frames in bands, see `vae_bands`.
     """
 
     name: str
@@ -52,6 +54,9 @@ WORKSPACE_GIB: Final = 1.5
 """CUDA's context, cuDNN's workspace, fragments."""
 VAE_GIB_PER_MEGAPIXEL: Final = 21.5
 """Wan's VAE: its activations and its memory of earlier frames while it decodes, float32, one latent frame at a time."""
+BANDED_VAE_GIB_PER_MEGAPIXEL: Final = 12.2
+"""The same in bands, as a tier whose small models are offloaded has it: 2.4 GiB at 512² are reckoned, where 4.75 are
+for whole frames and 5.4 were measured."""
 FLOAT8_BYTES: Final = 1.05
 """A parameter's, with the scales of each row and the layers that stay as they are."""
 
@@ -83,13 +88,15 @@ def need_gib(
         layers: its blocks.
         width: its channels.
         tokens: of one window, or of one tile of it.
-        vae_gib: what the VAE needs for a frame of 1024² pixels, GiB.
+        vae_gib: what the VAE needs for a whole frame of 1024² pixels, GiB.
     """
     weight_bytes = weights * bytes_a_weight(precision)
     if tier.offloaded:
         weight_bytes = 3 * weight_bytes / max(layers, 1)  # the block at work, the next, and what is no block
     activations = tokens * BYTES_PER_TOKEN * width / WIDTH
     pixels = tokens * 256 / 13  # of a frame: 16 × 16 to a token, 13 latent frames in the trained window
+    if tier.small_offloaded:
+        vae_gib = min(vae_gib, BANDED_VAE_GIB_PER_MEGAPIXEL)
     vae = vae_gib * pixels / 2**20
     others = OTHER_MODELS_GIB * min(1.0, weights / OTHER_MODELS_OF) if not tier.small_offloaded else 0.0
     return weight_bytes / GIB + others + max(activations / GIB, vae) + WORKSPACE_GIB
@@ -115,8 +122,8 @@ def chosen_tier(
     The numbers from `weights` on are those of `need_gib`.
 
     Raises:
-        Ex4dError: `out_of_memory` where it does not fit, whose action is the next smaller tier's name; `bad_request`
-            for a tier or precision that does not exist.
+        Ex4dError: `out_of_memory` where it does not fit, whose action is the next smaller tier, or a smaller preset;
+            `bad_request` for a tier or precision that does not exist.
     """
     if precision not in ("auto", "exact", "float8"):
         raise Ex4dError("bad_request", f"There is no precision {precision!r}.", "Choose auto, exact or float8.")
@@ -128,14 +135,14 @@ def chosen_tier(
         smallest = min(smallest, need)
         if need <= free_gib:
             return tier, own, need
-    next_tier = next_smaller(candidates[-1])
+    next_tier, preset = next_smaller(candidates[-1]), smaller_preset(weights)
     raise Ex4dError(
         "out_of_memory",
         f"This needs {smallest:.1f} GiB of the graphics card, and {free_gib:.1f} are free.",
         f"Choose memory tier {next_tier.name}, or close what else uses the card."
         if next_tier
-        else "Choose a smaller window or size, or close what else uses the card.",
-        f"tier:{next_tier.name}" if next_tier else "preset:preview",
+        else f"Choose a smaller window or size, close what else uses the card, or use preset {preset}.",
+        f"tier:{next_tier.name}" if next_tier else f"preset:{preset}",
     )
 
 

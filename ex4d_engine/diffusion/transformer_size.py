@@ -45,6 +45,10 @@ class TransformerSize:
         return self.vae_gib == VAE_GIB_PER_MEGAPIXEL
 
 
+WAN_I2V_14B_SIZE: Final = TransformerSize(16_394_878_784, 40, 5120, 40)
+"""Of the published model, whose files are float32, for whoever has none of them yet."""
+
+
 def transformer_size(folder: Path) -> TransformerSize:
     """Reads a model folder's transformer configuration; parameters are counted by the linear layers it implies.
 

@@ -251,7 +251,7 @@ def denoise_windows(
         Ex4dError: `model_invalid` when a step gives no numbers; `out_of_memory`; `cancelled`.
     """
     noise = NoiseField(denoising.seed, pipeline.vae.config.z_dim, *latent_size)
-    decoder = StreamingDecoder(pipeline, denoising.decoder_tile)
+    decoder = StreamingDecoder(pipeline, denoising.decoder_tile, counter.check)
     former: torch.Tensor | None = None  # the former window's latents in the overlap
     anchor: Frames | None = None
     for window, following in zip(plan, (*plan[1:], None), strict=True):

@@ -55,6 +55,8 @@ def _pinned(options: GenerateOptions, runtime: dict[str, Any]) -> GenerateOption
     chosen: dict[str, Any] = {name: runtime[name] for name in ("tier", "precision", "attention") if name in runtime}
     if "compiled" in runtime:
         chosen["compile"] = "on" if runtime["compiled"] else "off"
+    if options.precision in (None, "auto") and chosen.get("precision") == "float8":
+        del chosen["precision"]  # the tier's own: asked for by name it would be refused where torchao is missing
     return dataclasses.replace(options, **chosen)
 
 
@@ -68,6 +70,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     then, today = before.get("runtime", {}), now.get("runtime", {})
     if then.get("device") != today.get("device"):
         said.append(f"The device was {then.get('device')} and is {today.get('device')}")
+    if "float8" in then and "float8" in today and then["float8"] != today["float8"]:
+        said.append(f"Float8 was {then['float8']} and is {today['float8']}")
     versions, ours = then.get("versions", {}), today.get("versions", {})
     said += [
         f"{name} was {versions.get(name)} and is {ours.get(name)}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,14 @@ def test_damage_is_said_and_stops_no_line(tmp_path: Path, monkeypatch: pytest.Mo
     said = depth_lines()
     assert set(said) == set(depth_sources())
     assert "could not be read" in said["depth-pro"] and said["rough-pictorial"] == "works here"
+
+
+@pytest.mark.parametrize(("is_there", "word"), [(True, "ok"), (False, "absent")])
+def test_torchao_is_listed_as_what_may_be_there(monkeypatch: pytest.MonkeyPatch, is_there: bool, word: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: (is_there or None) if name == "torchao" else find(name)
+    )
+    lines, works = doctor.report()
+    (line,) = [line for line in lines if "torchao" in line]
+    assert line.split()[0] == word and works

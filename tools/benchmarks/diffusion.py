@@ -40,17 +40,12 @@ from ex4d_engine.diffusion.checkpoints import (
     load_transformer,
     save_adapter,
 )
+from ex4d_engine.diffusion.compilation import CompiledBlocks
+from ex4d_engine.diffusion.float8 import Float8, platform_lack, quantise_float8
 from ex4d_engine.diffusion.generation import VideoSettings, generate_video
-from ex4d_engine.diffusion.placement import (
-    can_multiply_float8,
-    compile_blocks,
-    fuse_adapters,
-    place_transformer,
-    quantise_float8,
-)
+from ex4d_engine.diffusion.placement import fuse_adapters, place_transformer
 from ex4d_engine.diffusion.runtime import ModelPaths, RuntimeOptions, open_pipeline
 from ex4d_engine.diffusion.scheduler import euler_scheduler
-from ex4d_engine.diffusion.tiers import Precision
 from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.progress import Silent
 from ex4d_engine.torch_environment import prepare_torch
@@ -190,13 +185,13 @@ def forward(layers: int, float8_only: bool) -> None:
     transformer.set_attention_backend(best)
     if not float8_only:
         row(f"eager, {best}, fused", one)
-        compile_blocks(transformer)
+        CompiledBlocks(transformer, Steps())
         row(f"compiled, {best}", one)
         row("compiled, both branches in one batch", two, 3)
     for block, original in zip(transformer.blocks, originals, strict=True):
         block.forward = original
         quantise_float8(block, DEVICE)
-    compile_blocks(transformer)
+    CompiledBlocks(transformer, Steps())
     torch.cuda.empty_cache()
     row(f"compiled, {best}, float8", one)
 
@@ -208,22 +203,23 @@ def deviation(fixture: Path) -> None:
     config = json.loads((fixture / "configs_diffusers.json").read_text(encoding="utf-8"))["WanTransformer3DModel"]
     given, golden = load_file(fixture / "inputs.safetensors"), load_file(fixture / "outputs.safetensors")
     text = nn.functional.pad(given["text_pos"], (0, 0, 0, 512 - len(given["text_pos"])))[None]
-    print(f"{device}, torch {torch.__version__}, float8 products: {can_multiply_float8(device)}")
-    ways: tuple[tuple[str, torch.dtype, Precision, bool], ...] = (
-        ("exact, float32", torch.float32, "exact", False),
-        ("exact, bfloat16", torch.bfloat16, "exact", False),
-        ("float8 products", torch.bfloat16, "float8", False),
-        ("kept in float8, bfloat16 products", torch.bfloat16, "float8", True),
+    lack = platform_lack(device)
+    print(f"{device}, torch {torch.__version__}, float8 products: {lack or 'yes'}")
+    ways: tuple[tuple[str, torch.dtype, Float8 | None, bool], ...] = (
+        ("exact, float32", torch.float32, None, False),
+        ("exact, bfloat16", torch.bfloat16, None, False),
+        ("float8 products", torch.bfloat16, "products", False),
+        ("kept in float8, bfloat16 products", torch.bfloat16, "storage", True),
     )
-    for name, dtype, precision, offloaded in ways:
-        if name == "float8 products" and not can_multiply_float8(device):
+    for name, dtype, float8, offloaded in ways:
+        if float8 == "products" and lack:
             continue
         with TemporaryDirectory() as folder:  # loaded anew, which keeps norms in float32 as in a run
             load_transformer(fixture / "dit.safetensors", config).save_pretrained(folder)
             transformer = Ex4dTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
         load_adapter(fixture / "ex4d.safetensors", transformer)
         place_transformer(
-            transformer, device, precision=precision, offloaded=offloaded, adapters=[ADAPTER_NAME], reporter=Silent()
+            transformer, device, float8=float8, offloaded=offloaded, adapters=[ADAPTER_NAME], reporter=Silent()
         )
         (result,) = transformer(
             torch.cat([given["noise"], golden["y"]], dim=1).to(device, dtype),
@@ -348,6 +344,7 @@ def run_tier(options: argparse.Namespace) -> None:
     summary = {
         "tier": options.tier,
         "precision": record["precision"],
+        "float8": record.get("float8"),
         "compiled": record["compiled"],
         "attention": record["attention"],
         "estimate_gib": record["need_gib"],

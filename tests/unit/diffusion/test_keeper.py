@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,26 @@ def test_an_adapter_of_another_place_is_another_model(models: Models, keeper: Ke
     models.job()
     models.paths = dataclasses.replace(models.paths, adapter=tiny_model.save_adapter_file(tmp_path / "b.safetensors"))
     assert not is_in_place(models.job())
+
+
+def test_the_job_at_hand_is_told_that_compiling_fails(
+    models: Models, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = False
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        if fails:
+            raise RuntimeError("the disk is full")
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    options = RuntimeOptions(compile="on")
+    torch._dynamo.reset()
+    assert not any("Compiling" in line for line in models.job(options).logs)
+    torch._dynamo.reset()  # as for a size that is new
+    fails = True
+    second = models.job(options)
+    assert is_in_place(second) and any("the disk is full" in line for line in second.logs)
+    torch._dynamo.reset()
+    keeper.release()
+    assert models.alive() == 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ex4d_engine import bundled_model
 from ex4d_engine.diffusion import run_plan
 from ex4d_engine.diffusion.main_memory import PINNED_SHARE, loading_gib, require_main_memory, running_gib
 from ex4d_engine.diffusion.ranks import Ranks
@@ -22,14 +22,11 @@ from ex4d_engine.diffusion.transformer_size import TransformerSize, transformer_
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.progress import Silent
 from tests import tiny_model
-from tests.unit.diffusion.test_run_plan import WINDOW, give_card
+from tests.unit.diffusion.cards import give_card, give_main
+from tests.unit.diffusion.test_run_plan import WINDOW
 
 PUBLISHED = TransformerSize(16_000_000_000, 40, 5120, 40, stored=torch.float32)
 HALVED = TransformerSize(16_000_000_000, 40, 5120, 40, stored=torch.bfloat16)
-
-
-def give_main(monkeypatch: pytest.MonkeyPatch, free_gib: float) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": int(free_gib * GIB)}))
 
 
 def test_float32_files_are_copied_to_bfloat16_and_bfloat16_files_are_mapped() -> None:
@@ -102,16 +99,17 @@ def test_what_is_refused_is_what_does_not_fit(
     ("tier", "free_gib", "ranks", "action", "said"),
     [
         ("16", 50, 1, "tier:12", "memory tier 12"),
-        ("16", 24, 1, "preset:preview", "preset preview"),  # tier 12 would not fit either
-        ("12", 40, 1, "preset:preview", "preset preview"),
-        ("48", 24, 1, "preset:preview", "preset preview"),  # a smaller tier loads no less
-        ("48", 100, 4, "preset:preview", "among fewer"),
+        ("16", 24, 1, "preset:draft", "preset draft"),  # tier 12 would not fit either
+        ("12", 40, 1, "preset:preview", "preset preview"),  # draft's model is not here
+        ("48", 24, 1, "preset:draft", "preset draft"),  # a smaller tier loads no less
+        ("48", 100, 4, "preset:draft", "among fewer"),
     ],
 )
 def test_what_would_help_is_offered(
     monkeypatch: pytest.MonkeyPatch, tier: str, free_gib: int, ranks: int, action: str, said: str
 ) -> None:
     give_main(monkeypatch, free_gib)
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: action != "preset:preview")
     chosen = tier_named(tier)
     with pytest.raises(Ex4dError) as caught:
         require_main_memory(PUBLISHED, chosen, chosen.precision, torch.bfloat16, ranks=ranks)

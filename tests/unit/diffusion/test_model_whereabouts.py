@@ -16,6 +16,7 @@ import torch
 from diffusers.hooks.group_offloading import ModuleGroup
 
 from ex4d_engine.diffusion import runtime
+from ex4d_engine.diffusion.float8 import Float8
 from ex4d_engine.diffusion.keeper import Keeper
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
 from ex4d_engine.diffusion.run_plan import ModelPaths, RunPlan, RuntimeOptions
@@ -95,9 +96,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
 
 def generate(paths: ModelPaths, tier: Tier, card: Card) -> dict[str, int]:
     """One step and the decoder, as `tier` places the models; how many weights each model has."""
-    plan = RunPlan(
-        transformer_size(paths.folder), 18, torch.device("cpu"), torch.float32, tier, tier.precision, 0.0, False
-    )
+    float8: Float8 | None = "storage" if tier.precision == "float8" else None
+    size, cpu = transformer_size(paths.folder), torch.device("cpu")
+    plan = RunPlan(size, 18, cpu, torch.float32, tier, 0.0, float8, False)
     with open_models(paths, RuntimeOptions(), plan, is_guided=False, reporter=Silent()) as models:
         card.know(models.pipeline)
         models.pipeline(

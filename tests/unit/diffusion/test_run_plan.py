@@ -17,6 +17,7 @@ from ex4d_engine.diffusion.transformer_size import TransformerSize
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.progress import Silent
 from tests import tiny_model
+from tests.unit.diffusion.cards import give_card
 
 WINDOW = 13 * 16 * 16  # tokens of 49 frames of 256 × 256
 SMALL = TransformerSize(34_000_000, 12, 384, 6, vae_gib=5.0)
@@ -31,14 +32,6 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-def give_card(monkeypatch: pytest.MonkeyPatch, free_gib: float) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(free_gib * GIB), int(8 * GIB)))
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
 
 
 @pytest.mark.usefixtures("no_card")

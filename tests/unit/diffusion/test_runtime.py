@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ex4d_engine.diffusion import run_plan, runtime
+from ex4d_engine import bundled_model
+from ex4d_engine.diffusion import runtime
 from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
 from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.placement import enable_cache
@@ -141,7 +142,7 @@ def test_cancel_while_loading(paths: ModelPaths) -> None:
 def test_a_big_model_without_a_card_says_what_it_needs(
     paths: ModelPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_draft: bool, offered: str
 ) -> None:
-    monkeypatch.setattr(run_plan, "has_bundled_model", lambda: has_draft)
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: has_draft)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = shutil.copytree(paths.folder, tmp_path / "model")
     config = folder / "transformer" / "config.json"
@@ -149,12 +150,13 @@ def test_a_big_model_without_a_card_says_what_it_needs(
     config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **big}), encoding="utf-8")
 
     assert transformer_size(folder).parameters == pytest.approx(16.39e9, rel=0.02)
-    with pytest.raises(Ex4dError) as caught:
-        check_memory(ModelPaths(folder, None), RuntimeOptions(), tokens=13312)
-    assert caught.value.code == "out_of_memory"
-    assert "NVIDIA" in caught.value.message
-    assert caught.value.action == offered and offered.removeprefix("preset:") in caught.value.hint
-    assert has_draft == ("draft" in caught.value.hint)
+    for models in (ModelPaths(folder, None), None):  # here, and not here yet
+        with pytest.raises(Ex4dError) as caught:
+            check_memory(models, RuntimeOptions(), tokens=13312)
+        assert caught.value.code == "out_of_memory"
+        assert "16 billion" in caught.value.message and "NVIDIA" in caught.value.message
+        assert caught.value.action == offered and offered.removeprefix("preset:") in caught.value.hint
+        assert has_draft == ("draft" in caught.value.hint)
 
 
 def test_versions_are_of_all_that_decides_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from ex4d_engine import bundled_model
 from ex4d_engine.diffusion.tiers import TIERS, chosen_tier, need_gib, next_smaller, tier_named
 from ex4d_engine.errors import Ex4dError
 
@@ -15,7 +16,8 @@ def test_a_smaller_tier_needs_less_on_the_14b_model() -> None:
     assert needs == sorted(needs, reverse=True)
 
 
-@pytest.mark.parametrize(("free", "name"), [(75.0, "48"), (46.0, "48"), (23.5, "24"), (15.0, "16")])
+# 21.5 are free on a card of 24 GB that also draws a desktop
+@pytest.mark.parametrize(("free", "name"), [(75.0, "48"), (46.0, "48"), (21.5, "24"), (15.0, "16")])
 def test_auto_takes_the_fastest_that_fits(free: float, name: str) -> None:
     assert chosen_tier("auto", "auto", free, *WAN)[0].name == name
 
@@ -28,11 +30,32 @@ def test_a_tier_that_does_not_fit_offers_the_next() -> None:
     assert "20.0 are free" in caught.value.message
 
 
-def test_where_nothing_fits_preview_is_offered() -> None:
+@pytest.mark.parametrize(("has_draft", "offered"), [(True, "draft"), (False, "preview")])
+def test_where_nothing_fits_a_smaller_preset_is_offered(
+    monkeypatch: pytest.MonkeyPatch, has_draft: bool, offered: str
+) -> None:
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: has_draft)
     with pytest.raises(Ex4dError) as caught:
         chosen_tier("auto", "auto", 1.0, *WAN)
+    assert caught.value.action == f"preset:{offered}" and f"preset {offered}" in caught.value.hint
 
+
+def test_draft_is_not_offered_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: True)
+    with pytest.raises(Ex4dError) as caught:
+        chosen_tier("12", "exact", 0.3, bundled_model.PARAMETERS, 10, 384, 3328, 5.0)
     assert caught.value.action == "preset:preview"
+
+
+@pytest.mark.parametrize("tier", ["24", "16", "12"])
+def test_where_small_models_are_offloaded_the_vae_in_bands_counts(tier: str) -> None:
+    kept = tier_named(tier)
+    whole, banded = 21.5 / 4, 12.2 / 4  # GiB of 512²
+    without_vae = need_gib(kept, kept.precision, *WAN[:3], tokens=0)
+    assert need_gib(kept, kept.precision, *WAN) == pytest.approx(without_vae + banded)
+    assert need_gib(kept, kept.precision, *WAN, vae_gib=5.0) < without_vae + banded  # another VAE, of less
+    exact = need_gib(tier_named("48"), "exact", *WAN) - need_gib(tier_named("48"), "exact", *WAN[:3], tokens=0)
+    assert exact == pytest.approx(whole)
 
 
 def test_exact_precision_passes_over_no_tier_that_keeps_it() -> None:
