@@ -6,6 +6,7 @@ Standard library only: the add-on asks too, before there is an engine to ask.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ BUNDLED: Final = "ex4d-draft"
 FOLDER: Final = Path(__file__).resolve().parent / "assets" / "bundled"
 """In diffusers' layout; absent in a checkout whose model has not been trained yet."""
 
+PARAMETERS: Final = 25_000_000
+"""Of its transformer, about."""
+
 
 def bundled_folder() -> Path:
     """The folder of the model, which may not be there."""
@@ -27,3 +31,9 @@ def bundled_folder() -> Path:
 def has_bundled_model() -> bool:
     """Whether the model is there; whether it is whole is seen when it is loaded."""
     return (bundled_folder() / "model_index.json").is_file()
+
+
+def smaller_preset(parameters: float = math.inf) -> str:
+    """The preset to offer where a transformer of so many parameters cannot run: `draft` where its model is here and
+    far smaller than that, else `preview`, which needs none."""
+    return "draft" if parameters > 10 * PARAMETERS and has_bundled_model() else "preview"

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..bundled_model import BUNDLED, bundled_folder, has_bundled_model
+from ..bundled_model import BUNDLED, bundled_folder, has_bundled_model, smaller_preset
 from ..diffusion.folder_adapter import follows_cameras
 from ..errors import Ex4dError
 from ..models import store
@@ -72,13 +73,13 @@ def preset_models(preset: str, options: GenerateOptions) -> PresetModels:
     if missing:
         models = [model_named(name) for name in missing]
         commands = " and ".join(f"`ex4d models download {model.name}`" for model in models)
-        need = store.gigabytes(sum(model.size_bytes for model in models))
+        need, smaller = store.gigabytes(sum(model.size_bytes for model in models)), smaller_preset()
         raise Ex4dError(
             "model_missing",
             f"Preset {preset} needs {' and '.join(model.title for model in models)} (about {need}), "
             "not on this machine yet.",
-            f"Get it with {commands}, or use preset preview until then.",
-            action="preset:preview",
+            f"Get it with {commands}, or use preset {smaller} until then.",
+            action=f"preset:{smaller}",
         )
     folder = found[BASE]
     assert folder is not None
@@ -105,12 +106,11 @@ def _draft_models(options: GenerateOptions) -> PresetModels:
 
 
 def check_preset(preset: str, options: GenerateOptions) -> None:
-    """Raises what would keep the preset from starting here: a model that is not here, options that do not go
-    together, or too little memory."""
-    models = preset_models(preset, options)
+    """Raises what would keep the preset from starting here: a model or package that is not here, options that do not
+    go together, or too little memory, or no graphics card: the last comes before any download is asked for."""
     try:
         from ..diffusion.keeper import held_gib
-        from ..diffusion.run_plan import check_memory
+        from ..diffusion.run_plan import ModelPaths, check_memory
         from ..diffusion.windows import plan_windows
     except ImportError as error:
         raise Ex4dError(
@@ -124,7 +124,27 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
     with options_refused():
         plan_windows(1, chosen.window, chosen.overlap)
     tokens = ((chosen.window - 1) // 4 + 1) * chosen.area // 256  # a tile of a second pass has as many
-    check_memory(models.paths(), runtime_options(chosen), tokens, held_gib())
+    fits = partial(check_memory, options=runtime_options(chosen), tokens=tokens, held_gib=held_gib())
+    try:
+        models = preset_models(preset, options)
+    except Ex4dError as error:
+        if preset in MODELS_OF and error.code == "model_missing":
+            folder = _base_folder(options)
+            fits(None if folder is None else ModelPaths(folder, None))
+        raise
+    fits(models.paths())
+
+
+def _base_folder(options: GenerateOptions) -> Path | None:
+    """The model folder of the presets that are to be downloaded; None where it is not here."""
+    if options.model:
+        return Path(options.model).expanduser().absolute()
+    try:
+        return store.find(BASE)
+    except Ex4dError as error:
+        if error.code != "model_missing":
+            raise
+        return None
 
 
 @contextmanager

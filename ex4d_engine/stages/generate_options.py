@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .. import json_fields as fields
-from ..diffusion.sizes import DRAFT_AREA, TRAINED_AREA
+from ..diffusion.preset_defaults import DEFAULTS
 from ..errors import Ex4dError
 
 TIERS: Final = ("auto", "48", "24", "16", "12")
@@ -120,28 +120,6 @@ class GenerateOptions:
         if self.detail in (None, "none"):
             return None
         return width * height if self.detail == "full" else round(float(str(self.detail)) * 1e6)
-
-
-@dataclass(frozen=True)
-class PresetDefaults:
-    """What a preset's weights were made for.
-
-    steps, guidance, area, erosion: as of `GenerateOptions`; erosion keeps its share of the frame at every area.
-    knows_text: whether its model takes prompts.
-    """
-
-    steps: int
-    guidance: float
-    area: int = TRAINED_AREA
-    erosion: int = 4
-    knows_text: bool = True
-
-
-DEFAULTS: Final = {
-    "draft": PresetDefaults(4, 1.0, area=DRAFT_AREA, erosion=2, knows_text=False),
-    "final": PresetDefaults(25, 5.0),
-    "fast": PresetDefaults(4, 1.0),
-}
 
 
 def _whole(least: int, most: int) -> Callable[[dict[str, Any], str], int]:

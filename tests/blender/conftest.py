@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 USER_RESOURCES = Path(tempfile.mkdtemp(prefix="ex4d_blender_"))
 PACKAGE = "bl_ext.user_default.ex4d"
 os.environ["BLENDER_USER_RESOURCES"] = str(USER_RESOURCES)  # before bpy is imported: no user's settings count
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the engine: what is refused here is the same on every machine
 
 try:
     import bpy

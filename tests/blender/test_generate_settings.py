@@ -20,14 +20,24 @@ from tests.conftest import REPOSITORY
 bpy = pytest.importorskip("bpy")
 
 
-@pytest.mark.parametrize("preset", ["draft", "final", "fast"])
-def test_a_preset_that_cannot_run_is_refused_before_a_take_is_made(imported: Any, preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "code", "said"),
+    [
+        ("draft", "model_missing", "Preset draft needs"),
+        ("final", "out_of_memory", "needs an NVIDIA graphics card"),
+        ("fast", "out_of_memory", "needs an NVIDIA graphics card"),
+    ],
+)
+def test_a_preset_that_cannot_run_is_refused_before_a_take_is_made(
+    imported: Any, preset: str, code: str, said: str
+) -> None:
     jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
     bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
     imported.ex4d.preset = preset
-    assert preset in refusal(bpy.ops.ex4d.generate)
+    assert said in refusal(bpy.ops.ex4d.generate)
     title, error = jobs.last_failure()
-    assert (title, error.code, error.action) == ("Render & Generate", "model_missing", "preset:preview")
+    assert (title, error.code, error.action) == ("Render & Generate", code, "preset:preview")
+    assert "download" not in str(error)
     assert not (Path(imported.ex4d.shot_folder) / "takes").exists()
     assert not takes_of(imported)
     assert bpy.ops.ex4d.generate(preset="preview") == {"FINISHED"}
@@ -42,6 +52,19 @@ def test_the_button_for_another_preset_goes_on_with_the_take_that_failed(importe
     assert retry_button() == ("preview", ""), "nothing was begun: the camera as it is now counts"
     refusal(bpy.ops.ex4d.generate, preset="final", take="take_0001")
     assert retry_button() == ("preview", "take_0001")
+
+
+def test_the_button_for_draft_generates_with_draft(imported: Any) -> None:
+    jobs = sys.modules[f"{ADDON}.ex4d_blender.jobs"]
+    bpy.ops.ex4d.add_camera_move(move="truck", amount=0.1)
+    bpy.ops.ex4d.generate()
+    refusal(bpy.ops.ex4d.generate, preset="final", take="take_0001")
+    fail_with_action("preset:draft")
+    assert "Use Preset Draft" in drawn()
+    assert retry_button() == ("draft", "take_0001")
+    request = generate_request(preset="draft", take="take_0001")
+    assert (request["preset"], request["take"]) == ("draft", "take_0001")
+    jobs.clear_failure()
 
 
 def retry_button() -> tuple[str, str]:

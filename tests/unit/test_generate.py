@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ex4d_engine import __version__, bundled_model, files
 from ex4d_engine.errors import Cancelled, Ex4dError
@@ -180,7 +181,8 @@ def test_a_preset_that_cannot_run_changes_nothing(
     with pytest.raises(Cancelled):
         generate(shot, take, "preview", Listener(stop_in="generate", after=3))
     before, document = times(take.root), (take.root / "take.json").read_bytes()
-    for name, code in (("draft", "model_missing"), ("final", "model_missing"), ("fast", "model_missing")):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, code in (("draft", "model_missing"), ("final", "out_of_memory"), ("fast", "out_of_memory")):
         with pytest.raises(Ex4dError) as error:
             generate(shot, load_take(shot, take.name), name, Silent())
         assert error.value.code == code

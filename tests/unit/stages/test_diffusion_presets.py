@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ex4d_engine import bundled_model
 from ex4d_engine.diffusion import runtime
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
@@ -19,9 +20,10 @@ from ex4d_engine.models import store
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot, Take, list_takes, load_take, save_take
 from ex4d_engine.stages import GenerateOptions, generate, generation_settings, render, repeat
-from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE
+from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE, check_preset
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
+from tests.unit.diffusion.cards import give_card, give_main
 
 QUICK = GenerateOptions(steps=2, area=1024, prompt="a camera", negative_prompt="blurred")
 
@@ -105,15 +107,54 @@ def test_two_ranks_share_a_run_and_only_the_first_writes(shot: Shot) -> None:
     assert not (shared.root / "latents").exists()
 
 
-def test_missing_models_are_named_with_the_command_before_any_work(shot: Shot) -> None:
+@pytest.mark.parametrize(("has_draft", "offered"), [(True, "draft"), (False, "preview")])
+def test_missing_models_are_named_with_the_command_before_any_work(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch, has_draft: bool, offered: str
+) -> None:
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: has_draft)
+    give_card(monkeypatch, 70.0)
+    give_main(monkeypatch, 64.0)
     take = rendered(shot)
     with pytest.raises(Ex4dError) as error:
         generate(shot, take, "fast", Silent())
-    assert error.value.code == "model_missing" and error.value.action == "preset:preview"
+    assert (error.value.code, error.value.action) == ("model_missing", f"preset:{offered}")
+    assert f"preset {offered}" in error.value.hint
     for name in (BASE, ADAPTER, "wan2.1-fast-lora"):
         assert f"`ex4d models download {name}`" in error.value.hint
     assert "92.5 GB" in error.value.message
     assert "generation" not in load_take(shot, take.name).record
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "main_gib", "said"),
+    [
+        (0.0, 64.0, "needs an NVIDIA graphics card"),
+        (4.0, 64.0, "of the graphics card"),
+        (70.0, 16.0, "of main memory"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["final", "fast"])
+def test_nothing_is_to_be_downloaded_for_a_machine_that_cannot_run_it(
+    monkeypatch: pytest.MonkeyPatch, preset: str, card_gib: float, main_gib: float, said: str
+) -> None:
+    monkeypatch.setattr(bundled_model, "has_bundled_model", lambda: True)
+    give_card(monkeypatch, card_gib)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card_gib > 0)
+    give_main(monkeypatch, main_gib)
+    with pytest.raises(Ex4dError) as error:
+        check_preset(preset, GenerateOptions())
+    assert (error.value.code, error.value.action) == ("out_of_memory", "preset:draft")
+    assert said in error.value.message and "download" not in str(error.value)
+
+
+def test_a_model_that_is_here_counts_as_what_it_is(weights: tuple[Path, Path]) -> None:
+    """Small enough for any machine, so that what is missing beside it is what there is to say."""
+    store.register(BASE, weights[0])
+    for options in (GenerateOptions(), GenerateOptions(model=str(weights[0]))):
+        with pytest.raises(Ex4dError) as error:
+            check_preset("final", options)
+        assert error.value.code == "model_missing" and f"`ex4d models download {ADAPTER}`" in error.value.hint
+        assert BASE not in error.value.hint
 
 
 def test_weights_that_are_no_numbers_end_with_the_step_and_nothing_written(

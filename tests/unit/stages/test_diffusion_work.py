@@ -13,6 +13,7 @@ import pytest
 from ex4d_engine import cli
 from ex4d_engine.diffusion import runtime
 from ex4d_engine.diffusion.placement import enable_cache
+from ex4d_engine.diffusion.preset_defaults import DEFAULTS
 from ex4d_engine.diffusion.run_plan import RuntimeOptions
 from ex4d_engine.diffusion.tiers import TIERS, Tier
 from ex4d_engine.errors import Ex4dError
@@ -20,7 +21,7 @@ from ex4d_engine.models import store
 from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot, Take, load_take
-from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, generate_options, render, require_preset
+from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, render, require_preset
 from ex4d_engine.stages.diffusion_presets import FAST_LORA
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
@@ -81,8 +82,8 @@ def test_fast_takes_four_forwards_a_window_and_its_own_lora(shot: Shot) -> None:
 def test_fast_from_the_command_line(
     shot: Shot, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    small = dataclasses.replace(generate_options.DEFAULTS["fast"], area=1024)
-    monkeypatch.setitem(generate_options.DEFAULTS, "fast", small)
+    small = dataclasses.replace(DEFAULTS["fast"], area=1024)
+    monkeypatch.setitem(DEFAULTS, "fast", small)
     take = conditioned(shot)
     arguments = ["generate", str(shot.root), "--take", take.name, "--preset", "fast", "--prompt", "a camera"]
     assert cli.main(arguments) == 0

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ex4d_engine import bundled_model, cli, doctor
 from ex4d_engine.bundled_model import BUNDLED
+from ex4d_engine.diffusion.preset_defaults import DEFAULTS, PresetDefaults
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models.own_adapters import keep_adapter
@@ -21,7 +22,6 @@ from ex4d_engine.shot import Shot, Take, load_take
 from ex4d_engine.stages import (
     GenerateOptions,
     generate,
-    generate_options,
     generation_settings,
     render,
     repeat,
@@ -138,8 +138,8 @@ def test_an_adapter_of_one_s_own_by_name(shot: Shot, bundled: Path, tmp_path: Pa
 def test_from_the_command_line(
     shot: Shot, bundled: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    small = generate_options.PresetDefaults(4, 1.0, area=1024, knows_text=False)
-    monkeypatch.setitem(generate_options.DEFAULTS, "draft", small)
+    small = PresetDefaults(4, 1.0, area=1024, knows_text=False)
+    monkeypatch.setitem(DEFAULTS, "draft", small)
     take = rendered(shot)
     assert cli.main(["generate", str(shot.root), "--take", take.name, "--preset", "draft", "--prompt", "a dog"]) == 0
     said = capfd.readouterr()

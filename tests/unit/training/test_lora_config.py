@@ -13,8 +13,8 @@ import pytest
 
 from ex4d_engine.bundled_model import BUNDLED
 from ex4d_engine.diffusion.checkpoints import LORA_TARGETS
+from ex4d_engine.diffusion.preset_defaults import DEFAULTS
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.stages.generate_options import DEFAULTS
 from ex4d_engine.training.bundled_adapter import ADAPTER_SHAPE
 from ex4d_engine.training.lora_config import BaseModel, LoraTraining, TrainingData, parse_config, read_config
 from tests.conftest import REPOSITORY
