@@ -9,8 +9,9 @@ import bpy
 import numpy as np
 
 from ..ex4d_engine import cameras
+from ..ex4d_engine.camera_frame import CameraFrame
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import CameraFrame, Shot
+from ..ex4d_engine.shot import Shot
 from .scene_evaluation import depsgraph_of, frame_kept
 
 

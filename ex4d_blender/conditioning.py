@@ -26,9 +26,11 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ex4d_engine.camera_frame import CameraFrame
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.files import prepare_folder
-from ..ex4d_engine.shot import CameraFrame, Shot, Take, save_take, with_record
+from ..ex4d_engine.shot import Shot
+from ..ex4d_engine.take import Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
 from .depth_nodes import SOURCE_Z_ATTRIBUTE

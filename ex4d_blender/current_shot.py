@@ -12,7 +12,8 @@ from typing import Any
 import bpy
 
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import Shot, Take, load_shot, load_take
+from ..ex4d_engine.shot import Shot, load_shot
+from ..ex4d_engine.take import Take, load_take
 from .compat import absolute_path
 from .depth_choice import is_in_metres
 from .mesh_import import ImportedShot, find_imported

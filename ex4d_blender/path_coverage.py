@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..ex4d_engine import cameras
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import Shot, walls_for
+from ..ex4d_engine.shot import Shot
+from ..ex4d_engine.take import walls_for
 from .camera_sampling import camera_frames
 from .coverage import coarse_size, coverage
 from .depth_nodes import SOURCE_Z_ATTRIBUTE

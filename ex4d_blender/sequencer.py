@@ -16,7 +16,8 @@ from typing import Any
 import bpy
 
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import Shot, Take
+from ..ex4d_engine.shot import Shot
+from ..ex4d_engine.take import Take
 from . import compat
 
 LAYERS = ("color", "mask", "depth", "matte", "generated", "composite")  # from the lowest channel up

@@ -13,9 +13,9 @@ import bpy
 import numpy as np
 
 from ..ex4d_engine import cameras
+from ..ex4d_engine.camera_frame import CameraFrame
 from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.files import prepare_folder
-from ..ex4d_engine.shot import CameraFrame
 from ..ex4d_engine.trajectories import Trajectory, save_trajectory
 from .camera_sampling import camera_intrinsics
 from .compat import absolute_path

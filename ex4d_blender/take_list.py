@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import bpy
 
 from ..ex4d_engine.errors import Ex4dError
-from ..ex4d_engine.shot import Take, list_takes, load_shot, load_take
+from ..ex4d_engine.shot import load_shot
+from ..ex4d_engine.take import Take, list_takes, load_take
 from .compat import absolute_path
 
 

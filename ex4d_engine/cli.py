@@ -281,7 +281,8 @@ def _render(options: argparse.Namespace, reporter: Terminal) -> int:
 
 def _camera(options: argparse.Namespace, reporter: Terminal) -> int:
     from . import trajectories
-    from .shot import load_shot, load_take
+    from .shot import load_shot
+    from .take import load_take
 
     take = load_take(load_shot(options.shot), options.take)
     path = trajectories.Trajectory(take.frames, (take.width, take.height), take.fps)
@@ -294,8 +295,9 @@ def _camera(options: argparse.Namespace, reporter: Terminal) -> int:
 
 
 def _generate(options: argparse.Namespace, reporter: Terminal) -> int:
-    from .shot import load_shot, load_take
+    from .shot import load_shot
     from .stages import generate, repeat
+    from .take import load_take
 
     started = time.monotonic()
     chosen = generate_options(options)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .image_files import read_png, write_png
-from .shot import Shot, Take
+from .shot import Shot
+from .take import Take
 
 COLUMNS: Final = 7
 CELL_PX: Final = 256  # the longer side of a cell

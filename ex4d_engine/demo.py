@@ -21,8 +21,9 @@ from .contact_sheet import write_contact_sheet
 from .errors import Ex4dError
 from .files import prepare_folder
 from .progress import Terminal
-from .shot import load_shot, load_take
+from .shot import load_shot
 from .stages import ReconstructSettings, reconstruct, require_preset
+from .take import load_take
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CLIP: Final = Path(__file__).resolve().parent / "assets" / "courtyard.mp4"

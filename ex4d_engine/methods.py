@@ -147,21 +147,23 @@ def _find_shots(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def _render(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    from . import shot as shots
     from . import stages
+    from .shot import load_shot
+    from .take import load_take
 
-    shot = shots.load_shot(Path(params["shot"]))
-    take = stages.render(shot, shots.load_take(shot, params["take"]), reporter)
+    shot = load_shot(Path(params["shot"]))
+    take = stages.render(shot, load_take(shot, params["take"]), reporter)
     return {"take": take.name}
 
 
 def _generate(params: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    from . import shot as shots
     from . import stages
+    from .shot import load_shot
+    from .take import load_take
 
     options = stages.GenerateOptions.from_json(params.get("options", {}))
-    shot = shots.load_shot(Path(params["shot"]))
-    take = shots.load_take(shot, params["take"])
+    shot = load_shot(Path(params["shot"]))
+    take = load_take(shot, params["take"])
     take = stages.generate(shot, take, params["preset"], reporter, seed=params.get("seed", 0), options=options)
     return {"take": take.name, "result": str(take.result_file)}
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from .errors import Ex4dError
 from .files import explain_os_error
 from .progress import Reporter
-from .shot import Take
+from .take import Take
 
 LOG_NAME: Final = "log.jsonl"
 

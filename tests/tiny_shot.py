@@ -13,8 +13,9 @@ from ex4d_engine.errors import Cancelled
 from ex4d_engine.image_files import write_exr_depth, write_png
 from ex4d_engine.movie_writer import MovieWriter
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, new_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import ReconstructSettings
+from ex4d_engine.take import Take, new_take
 from ex4d_engine.trajectories import along, preset
 from ex4d_engine.video import probe
 

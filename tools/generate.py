@@ -22,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from ex4d_engine.bundled_model import DEFAULT_PRESET
+from ex4d_engine.camera_frame import IDENTITY, CameraFrame
 from ex4d_engine.cameras import as_matrix, intrinsics_from_fov
 from ex4d_engine.cli import accept_every_sign, run_explained
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.files import atomic_path, prepare_folder
 from ex4d_engine.image_files import write_png
 from ex4d_engine.progress import Terminal
-from ex4d_engine.shot import IDENTITY, CameraFrame, Plate, Shot, Take, new_take, save_shot, save_take
+from ex4d_engine.shot import Plate, Shot, save_shot
 from ex4d_engine.stages import PRESETS, GenerateOptions, generate, require_preset
+from ex4d_engine.take import Take, new_take, save_take
 from ex4d_engine.video import probe, read_frames
 
 SEEN_FROM = 128  # of 255: movies are lossy, masks are not grey

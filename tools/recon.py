@@ -27,8 +27,9 @@ from ex4d_engine.files import prepare_folder
 from ex4d_engine.image_files import read_exr, read_png
 from ex4d_engine.progress import Terminal
 from ex4d_engine.reference_paths import REFERENCE_CAMS
-from ex4d_engine.shot import Shot, Take, new_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import ReconstructSettings, reconstruct, reference_move, render
+from ex4d_engine.take import Take, new_take
 from ex4d_engine.trajectories import save_reference_npz
 from ex4d_engine.video import MovieWriter
 

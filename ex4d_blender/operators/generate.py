@@ -11,7 +11,8 @@ import bpy
 from bpy.props import StringProperty
 
 from ...ex4d_engine.errors import Ex4dError
-from ...ex4d_engine.shot import Shot, Take, load_shot, load_take, new_take, save_take, with_record
+from ...ex4d_engine.shot import Shot, load_shot
+from ...ex4d_engine.take import Take, load_take, new_take, save_take, with_record
 from .. import sequencer, take_list
 from ..camera_sampling import camera_frames, is_animated
 from ..compat import sequencer_scene

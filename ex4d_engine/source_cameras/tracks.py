@@ -18,6 +18,9 @@ SHORTEST: Final = 3
 RETURNS_WITHIN_PX: Final = 0.4  # followed back, a point must arrive where it came from
 SPACING_PX: Final = 8
 _SAME_SURFACE: Final = 1.15  # ratio of the depths around a point, above which it lies at an edge
+_SEARCH_WINDOW, _WINDOW = 15, 7
+"""Pixels across of what is recognised again, while a point is searched for and when it is settled. In a large window
+what is near has most of the contrast, on a ground as beside an edge: the point would go as far as that does."""
 
 Grey = NDArray[np.uint8]
 
@@ -67,7 +70,7 @@ def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]
             points = moved[found]
             living = [track for track, is_found in zip(living, found, strict=True) if is_found]
         if len(points) < MOST_POINTS:
-            fresh = _fresh_points(grey, points)
+            fresh = _fresh_points(grey, points, _on_surfaces(depth, grey.shape))
             points = np.concatenate([points, fresh])
             living += [_Living(index) for _ in fresh]
         positions = points.astype(np.float64) / scale
@@ -125,8 +128,22 @@ def _followed(image: NDArray[np.uint8]) -> tuple[Grey, NDArray[np.float64]]:
     return grey, np.array([grey.shape[1] / width, grey.shape[0] / height])
 
 
-def _fresh_points(grey: Grey, present: NDArray[np.float32]) -> NDArray[np.float32]:
-    free = np.full(grey.shape, 255, np.uint8)
+def _on_surfaces(depth: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """255 where depth is known and the window holds one surface, at the size `shape` (h, w) of the followed frame.
+
+    The best corners of a picture are where things end. Followed, they say how the background moves as well.
+    """
+    if depth.shape != shape:
+        depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    known = np.isfinite(depth) & (depth > 0)
+    window = np.ones((_WINDOW, _WINDOW), np.uint8)
+    farthest = cv2.dilate(np.where(known, depth, np.float32(np.inf)), window)
+    nearest = cv2.erode(np.where(known, depth, np.float32(0)), window)
+    return np.where(farthest < _SAME_SURFACE * nearest, np.uint8(255), np.uint8(0))
+
+
+def _fresh_points(grey: Grey, present: NDArray[np.float32], free: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """New points (N,2), where `free` (h, w) is 255 and away from the present ones; `free` is used up."""
     for x, y in present:
         cv2.circle(free, (int(x), int(y)), SPACING_PX, 0, -1)
     found = cv2.goodFeaturesToTrack(grey, MOST_POINTS - len(present), 0.01, SPACING_PX, mask=free)
@@ -136,10 +153,20 @@ def _fresh_points(grey: Grey, present: NDArray[np.float32]) -> NDArray[np.float3
 
 def _follow(before: Grey, after: Grey, points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     start = points - np.float32(0.5)
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, winSize=(15, 15), maxLevel=4)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, None, winSize=(15, 15), maxLevel=4)
+    moved, found = _flow(before, after, start)
+    back, found_back = _flow(after, before, moved)
     height, width = after.shape
-    good = (found.ravel() == 1) & (found_back.ravel() == 1)
+    good = found & found_back
     good &= np.linalg.norm(back - start, axis=1) < RETURNS_WITHIN_PX
     good &= ((moved >= 0) & (moved <= np.array([width - 1, height - 1]))).all(axis=1)
     return moved + np.float32(0.5), good
+
+
+def _flow(one: Grey, two: Grey, points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Where points (N,2) of one frame are in the other, and whether they were found."""
+    search = (_SEARCH_WINDOW, _SEARCH_WINDOW)
+    near, found, _ = cv2.calcOpticalFlowPyrLK(one, two, points, None, winSize=search, maxLevel=4)
+    settled, again, _ = cv2.calcOpticalFlowPyrLK(
+        one, two, points, near, winSize=(_WINDOW, _WINDOW), maxLevel=0, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
+    )
+    return settled, (found.ravel() == 1) & (again.ravel() == 1)

@@ -18,7 +18,8 @@ from ..models import store
 from ..models.own_adapters import adapter_path
 from ..models.registry import model_named
 from ..progress import Reporter
-from ..shot import Shot, Take
+from ..shot import Shot
+from ..take import Take
 from .generate_options import GenerateOptions
 from .lead_in import FOLDER_NAME, lead_in
 

@@ -31,7 +31,7 @@ from ..errors import Ex4dError
 from ..files import explain_os_error
 from ..image_files import read_png, write_png
 from ..progress import Reporter
-from ..shot import Take, save_take, with_record
+from ..take import Take, save_take, with_record
 from .diffusion_presets import LATENTS_NAME, options_refused, runtime_options
 from .generate_options import GenerateOptions
 from .lead_in import FramePair

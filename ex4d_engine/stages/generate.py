@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..background import BackgroundWriter
+from ..camera_frame import CameraFrame
 from ..composite import composite, match_colour, soft_matte
 from ..dwmesh.walls import CLOSED, preset_walls
 from ..errors import Ex4dError
@@ -28,7 +29,8 @@ from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..preview_fill import FILL_VERSION, fill_from_around, fill_from_other_frame, without_fringe
 from ..progress import Reporter
 from ..raster.opengl import device_name
-from ..shot import CameraFrame, Shot, Take, new_take, save_take, with_record
+from ..shot import Shot
+from ..take import Take, new_take, save_take, with_record
 from ..take_log import logged
 from ..video import MovieWriter
 from .diffusion_presets import DIFFUSION_PRESETS, check_preset, fill, has_finished_windows

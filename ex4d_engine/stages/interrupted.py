@@ -8,7 +8,8 @@ from typing import Any
 
 from ..dwmesh.walls import CLOSED
 from ..errors import Ex4dError
-from ..shot import Shot, Take, list_takes, load_take, new_take, walls_for
+from ..shot import Shot
+from ..take import Take, list_takes, load_take, new_take, walls_for
 from ..trajectories import Trajectory
 
 

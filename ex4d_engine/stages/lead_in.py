@@ -14,11 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..camera_frame import CameraFrame
 from ..cameras import as_matrix, pixel_rays, project, scaled_intrinsics
 from ..files import prepare_folder
 from ..image_files import read_png, write_png
 from ..progress import Reporter
-from ..shot import CameraFrame, Shot, Take
+from ..shot import Shot
+from ..take import Take
 from ..trajectories import spline
 from .render import is_of_this_shot, open_meshes
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..background import BackgroundWriter
+from ..camera_frame import CameraFrame
 from ..cameras import check_camera
 from ..dwmesh.ray_grid import load_ray_grid
 from ..dwmesh.walls import CLOSED
@@ -22,7 +23,8 @@ from ..files import prepare_folder
 from ..image_files import read_exr, read_png, write_exr_depth, write_png
 from ..progress import Reporter
 from ..raster import Raster, Rendering, make_raster
-from ..shot import CameraFrame, Shot, Take, save_take, with_record
+from ..shot import Shot
+from ..take import Take, save_take, with_record
 from ..take_log import logged
 
 CONDITIONING: Final = ("color", "mask")

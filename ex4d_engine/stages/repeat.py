@@ -9,7 +9,8 @@ from typing import Any
 from .. import json_fields as fields
 from ..errors import Ex4dError
 from ..progress import Reporter
-from ..shot import Shot, Take
+from ..shot import Shot
+from ..take import Take
 from ..take_log import LOG_NAME, LoggedReporter
 from .generate import generate, require_preset
 from .generate_options import GenerateOptions

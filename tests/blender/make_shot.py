@@ -22,8 +22,9 @@ from ex4d_engine.dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid, reference_ray_grid, save_ray_grid
 from ex4d_engine.image_files import write_exr_depth, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Geometry, Plate, Shot, load_shot, load_take, save_shot
+from ex4d_engine.shot import Geometry, Plate, Shot, load_shot, save_shot
 from ex4d_engine.stages import generate, render
+from ex4d_engine.take import load_take
 
 FAR = 40.0
 

@@ -124,7 +124,7 @@ def test_camera_of_another_scene_is_refused(addon: Addon, new_shot: Any) -> None
 
 def test_set_camera_is_the_inverse(addon: Addon, new_shot: Any) -> None:
     shot = new_shot()
-    module, model = addon("ex4d_blender.camera_sampling"), addon("ex4d_engine.shot")
+    module, model = addon("ex4d_blender.camera_sampling"), addon("ex4d_engine.camera_frame")
     cameras = addon("ex4d_engine.cameras")
     scene, camera = bpy.context.scene, new_camera()
     pose = np.eye(4)

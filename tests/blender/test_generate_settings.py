@@ -134,24 +134,25 @@ def test_a_new_take_s_walls_are_as_chosen_or_as_suits_its_preset(
     run, steps = begun_generation(preset=preset)
     next(steps)
     render = steps.send({})
-    shots = addon("ex4d_engine.shot")
+    shots, takes = addon("ex4d_engine.shot"), addon("ex4d_engine.take")
     shot = shots.load_shot(Path(imported.ex4d.shot_folder))
     assert (render.method, render.params) == ("render", {"shot": str(shot.root), "take": run.take})
-    assert shots.load_take(shot, run.take).record.get("wall_share") == recorded
+    assert takes.load_take(shot, run.take).record.get("wall_share") == recorded
     steps.close()
     imported.ex4d.wall_depth = 0.1
     generate_request(preset="preview", take=run.take)
-    assert shots.load_take(shot, run.take).record.get("wall_share") == recorded, "a take keeps its own"
+    assert takes.load_take(shot, run.take).record.get("wall_share") == recorded, "a take keeps its own"
 
 
 def test_short_walls_leave_smaller_holes(imported: Any, addon: Callable[[str], Any]) -> None:
     bpy.ops.ex4d.add_camera_move(move="orbit", amount=30)
-    shots, pixels = addon("ex4d_engine.shot"), addon("ex4d_blender.pixel_files")
+    shots, takes = addon("ex4d_engine.shot"), addon("ex4d_engine.take")
+    pixels = addon("ex4d_blender.pixel_files")
     seen = []
     for imported.ex4d.walls in ("CLOSED", "SHORT"):
         bpy.ops.ex4d.generate()
         shot = shots.load_shot(Path(imported.ex4d.shot_folder))
-        take = shots.load_take(shot, shots.list_takes(shot)[-1])
+        take = takes.load_take(shot, takes.list_takes(shot)[-1])
         seen.append((pixels.read_rgba(take.file("mask", 1004))[..., 0] > 127).mean())
     assert seen[1] > 1.2 * seen[0]
 

@@ -19,10 +19,10 @@ def finished_take(addon: Addon, new_shot: Any, run_engine: Any) -> tuple[Any, An
     shot = new_shot()
     trajectories = addon("ex4d_engine.trajectories")
     path = trajectories.along(shot, trajectories.orbit(4, 10.0, 3.0))
-    model = addon("ex4d_engine.shot")
-    take = model.new_take(shot, path.frames, path.size, first=shot.plate.first, fps=shot.plate.fps)
+    takes = addon("ex4d_engine.take")
+    take = takes.new_take(shot, path.frames, path.size, first=shot.plate.first, fps=shot.plate.fps)
     run_engine("finish", shot.root, take.name)
-    return shot, model.load_take(shot, take.name)
+    return shot, takes.load_take(shot, take.name)
 
 
 def test_take_becomes_strips(addon: Addon, finished_take: tuple[Any, Any], tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_unfinished_take_is_refused(addon: Addon, new_shot: Any) -> None:
     shot = new_shot()
     trajectories = addon("ex4d_engine.trajectories")
     path = trajectories.along(shot, trajectories.still(2))
-    take = addon("ex4d_engine.shot").new_take(shot, path.frames, path.size, first=1001, fps=Fraction(25))
+    take = addon("ex4d_engine.take").new_take(shot, path.frames, path.size, first=1001, fps=Fraction(25))
     with pytest.raises(addon("ex4d_engine.errors").Ex4dError) as caught:
         addon("ex4d_blender.sequencer").load_take(bpy.context.scene, shot, take)
     assert caught.value.code == "take_incomplete"

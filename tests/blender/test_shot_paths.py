@@ -67,10 +67,10 @@ def test_a_moved_copy_of_a_project_leads_to_the_copy(addon: Addon, root: Path, t
 def test_saving_in_another_folder_keeps_the_shot_and_the_takes(addon: Addon, root: Path, tmp_path: Path) -> None:
     save(root.parent / "work.blend")
     shot = imported_shot(addon, root)
-    trajectories, model = addon("ex4d_engine.trajectories"), addon("ex4d_engine.shot")
+    trajectories, takes = addon("ex4d_engine.trajectories"), addon("ex4d_engine.take")
     path = trajectories.along(shot, trajectories.still(2))
     for _ in range(3):
-        model.new_take(shot, path.frames, path.size, first=1001, fps=shot.plate.fps)
+        takes.new_take(shot, path.frames, path.size, first=1001, fps=shot.plate.fps)
     settings = bpy.context.scene.ex4d
     settings.shot_folder, settings.clip_path = f"//{root.name}", "//clip.mov"
     settings.active_take = 1

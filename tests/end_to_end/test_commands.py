@@ -23,8 +23,9 @@ from ex4d_engine import __version__, cli
 from ex4d_engine.dwmesh.walls import WALL_SHARE
 from ex4d_engine.image_files import read_png, write_exr_depth, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import list_takes, load_shot, load_take
+from ex4d_engine.shot import load_shot
 from ex4d_engine.stages import generate, reconstruct, render
+from ex4d_engine.take import list_takes, load_take
 from ex4d_engine.trajectories import along, preset, save_reference_npz, save_trajectory
 from ex4d_engine.video import probe, read_frames
 from tests.conftest import REPOSITORY, SHARED

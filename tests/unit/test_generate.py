@@ -21,9 +21,10 @@ from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_exr_depth, write_png
 from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, list_takes, load_take, new_take, save_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import PRESETS, generate, reconstruct, render, require_preset
 from ex4d_engine.stages.generate import other_moments
+from ex4d_engine.take import Take, list_takes, load_take, new_take, save_take
 from ex4d_engine.video import probe, read_frames
 from tests.tiny_shot import Listener, contents, orbit_take, settings, times, write_clip
 

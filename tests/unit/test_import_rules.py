@@ -14,8 +14,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE, ADDON, TOOLS = REPOSITORY / "ex4d_engine", REPOSITORY / "ex4d_blender", REPOSITORY / "tools"
 # what the add-on may import from the engine, and what these may use among themselves
-CONTRACT = {"errors", "files", "shot", "protocol", "cameras", "trajectories", "bundled_model", "dwmesh.walls"}
-SHARED = CONTRACT | {"json_fields", "camera_frame", "shot_upgrades"}
+CONTRACT = {
+    "errors", "files", "shot", "take", "camera_frame", "protocol", "cameras", "trajectories", "bundled_model",
+    "dwmesh.walls",
+}  # fmt: skip
+SHARED = CONTRACT | {"json_fields", "shot_documents", "shot_upgrades"}
 STANDARD_ONLY = SHARED - {"cameras", "trajectories"}
 BLENDER = {"bpy", "mathutils", "gpu", "gpu_extras", "bmesh", "blf", "imbuf", "aud"}
 

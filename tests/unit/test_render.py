@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from ex4d_engine import files
+from ex4d_engine.camera_frame import CameraFrame
 from ex4d_engine.cameras import as_matrix
 from ex4d_engine.dwmesh.walls import CLOSED
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import CameraFrame, Shot, Take, list_takes, load_take, new_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import reconstruct, render, take_along
+from ex4d_engine.take import Take, list_takes, load_take, new_take
 from ex4d_engine.trajectories import along, preset
 from tests.tiny_shot import FAR, Listener, contents, depth_map, orbit_take, picture, settings, times
 

@@ -20,10 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ex4d_engine import shot as shots
+from ex4d_engine import shot_documents
 from ex4d_engine.camera_frame import IDENTITY, CameraFrame
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.shot import Shot, Take, list_takes, load_shot, load_take, new_take, save_shot, save_take, with_record
+from ex4d_engine.shot import Shot, load_shot, save_shot
+from ex4d_engine.take import Take, list_takes, load_take, new_take, save_take, take_root, with_record
 from tests.shot_material import FOLDER, FPS, LENS, make_shot, still_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -339,7 +340,7 @@ def test_a_rate_that_would_fill_the_memory_is_refused(shot: Shot) -> None:
 
 def test_a_newer_shot_is_refused_as_that(shot: Shot) -> None:
     path = shot.root / "shot.json"
-    path.write_text(json.dumps({"schema": shots.SCHEMA_VERSION + 1, "all": "else"}), "utf-8")
+    path.write_text(json.dumps({"schema": shot_documents.SCHEMA_VERSION + 1, "all": "else"}), "utf-8")
     with pytest.raises(Ex4dError, match="newer EX-4D") as caught:
         load_shot(shot.root)
     assert caught.value.code == "shot_newer" and caught.value.hint == "Update EX-4D."
@@ -360,8 +361,8 @@ def test_an_older_shot_is_upgraded_step_by_step(shot: Shot, monkeypatch: pytest.
     def three(document: dict[str, Any]) -> dict[str, Any]:
         return {**document, "schema": 3, "settings": document["preferences"]}
 
-    monkeypatch.setattr(shots, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(shots, "UPGRADES", {1: two, 2: three})
+    monkeypatch.setattr(shot_documents, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(shot_documents, "UPGRADES", {1: two, 2: three})
     assert load_shot(shot.root) == shot
     path.write_text('{"schema": 1}', "utf-8")
     with pytest.raises(Ex4dError, match="options are missing"):
@@ -508,7 +509,7 @@ def test_names_that_are_no_take_are_refused(shot: Shot, take: Take, name: str | 
 @given(name=st.text() | st.integers())
 def test_any_name_stays_in_the_takes_folder(shot: Shot, name: str | int) -> None:
     try:
-        root = shots.take_root(shot, name)
+        root = take_root(shot, name)
     except Ex4dError:
         return
     assert root.parent == shot.takes_folder and root.resolve().parent == shot.takes_folder.resolve()
@@ -525,7 +526,8 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from ex4d_engine.camera_frame import IDENTITY, CameraFrame
-from ex4d_engine.shot import Shot, new_take
+from ex4d_engine.shot import Shot
+from ex4d_engine.take import new_take
 shot = Shot(Path(sys.argv[1]))
 frames = (CameraFrame(1, ((50.0, 0.0, 32.0), (0.0, 50.0, 24.0), (0.0, 0.0, 1.0)), IDENTITY),)
 sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()

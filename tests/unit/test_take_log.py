@@ -11,7 +11,7 @@ import pytest
 
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Take
+from ex4d_engine.take import Take
 from ex4d_engine.take_log import logged
 from tests.shot_material import still_frames
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ex4d_engine.camera_frame import CameraFrame
 from ex4d_engine.cameras import as_matrix, pixel_rays
 from ex4d_engine.image_files import read_exr, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import CameraFrame, Shot
+from ex4d_engine.shot import Shot
 from ex4d_engine.source_cameras.tracks import inverse_depth_at
 from ex4d_engine.stages import ReconstructSettings, reconstruct
 from ex4d_engine.synthetic import render_views

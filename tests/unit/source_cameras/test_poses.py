@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ex4d_engine.camera_frame import CameraFrame
 from ex4d_engine.cameras import as_matrix, intrinsics_from_fov, project, rotation_about, scaled_intrinsics
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.shot import CameraFrame
 from ex4d_engine.source_cameras.poses import read_poses
 from ex4d_engine.trajectories import Trajectory, save_trajectory
 from tests.unit.source_cameras.still_scene import path as camera_path

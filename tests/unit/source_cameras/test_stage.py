@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from ex4d_engine import cli, methods
+from ex4d_engine.camera_frame import CameraFrame
 from ex4d_engine.cameras import as_matrix
 from ex4d_engine.dwmesh.ray_grid import load_ray_grid
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_exr, read_png, write_exr_depth, write_png
 from ex4d_engine.progress import Silent
 from ex4d_engine.raster import make_raster
-from ex4d_engine.shot import CameraFrame, Shot, load_shot
+from ex4d_engine.shot import Shot, load_shot
 from ex4d_engine.source_cameras.lens import zoomed
 from ex4d_engine.stages import ReconstructSettings, reconstruct
 from ex4d_engine.stages import reconstruct as reconstruct_function

@@ -18,9 +18,10 @@ from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models import store
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, list_takes, load_take, save_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import GenerateOptions, generate, generation_settings, render, repeat
 from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE, check_preset
+from ex4d_engine.take import Take, list_takes, load_take, save_take
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
 from tests.unit.diffusion.cards import give_card, give_main

@@ -21,8 +21,9 @@ from ex4d_engine.diffusion.transformer import Ex4dTransformer3DModel
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, list_takes, load_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import GenerateOptions, generate, render, require_preset
+from ex4d_engine.take import Take, list_takes, load_take
 from tests import tiny_model
 from tests.tiny_shot import Listener, contents, orbit_take
 

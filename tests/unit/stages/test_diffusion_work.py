@@ -20,9 +20,10 @@ from ex4d_engine.errors import Ex4dError
 from ex4d_engine.models import store
 from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, load_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, render, require_preset
 from ex4d_engine.stages.diffusion_presets import FAST_LORA
+from ex4d_engine.take import Take, load_take
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
 

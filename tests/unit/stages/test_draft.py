@@ -18,7 +18,7 @@ from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models.own_adapters import keep_adapter
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take, load_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import (
     GenerateOptions,
     generate,
@@ -28,6 +28,7 @@ from ex4d_engine.stages import (
     require_preset,
 )
 from ex4d_engine.stages.diffusion_presets import ADAPTER
+from ex4d_engine.take import Take, load_take
 from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
 

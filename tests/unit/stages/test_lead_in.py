@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ex4d_engine.camera_frame import CameraFrame
 from ex4d_engine.cameras import as_matrix, fitted_intrinsics
 from ex4d_engine.image_files import read_png, write_png
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import CameraFrame, Shot, Take, new_take, save_take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import render
 from ex4d_engine.stages.lead_in import SOURCE_VIEW_TOLERANCE, begins_at_source_view, lead_in, lead_in_cameras
+from ex4d_engine.take import Take, new_take, save_take
 from tests.tiny_shot import Listener, orbit_take
 
 Change = Callable[[np.ndarray, np.ndarray], None]

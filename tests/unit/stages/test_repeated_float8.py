@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from ex4d_engine.progress import Silent
-from ex4d_engine.shot import Shot, Take
+from ex4d_engine.shot import Shot
 from ex4d_engine.stages import GenerateOptions, generation_settings, render, repeat
 from ex4d_engine.stages.repeat import differences
+from ex4d_engine.take import Take
 from tests.tiny_shot import Listener, orbit_take
 
 RUNTIME: dict[str, Any] = {"tier": "24", "precision": "float8", "attention": "native", "compiled": False}
