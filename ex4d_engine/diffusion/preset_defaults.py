@@ -28,7 +28,7 @@ class PresetDefaults:
 
 
 DEFAULTS: Final = {
-    "draft": PresetDefaults(4, 1.0, area=DRAFT_AREA, erosion=2, knows_text=False),
+    "draft": PresetDefaults(2, 1.0, area=DRAFT_AREA, erosion=2, knows_text=False),
     "final": PresetDefaults(25, 5.0),
     "fast": PresetDefaults(4, 1.0),
 }
