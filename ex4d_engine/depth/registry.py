@@ -53,6 +53,8 @@ class DepthClip:
     note: one sentence for the log.
     alignment: what of 1/z is left open where the scale is not metric: "scale" a factor, "affine" a factor and a
         shift. It decides what is fitted when the depth is placed in the world of a solved camera.
+    lens_is_estimate: the source found `intrinsics` in the pictures, and its depth and poses follow from them: where
+        the lens is known to be another, they are others (`stages/known_lens.py`).
     """
 
     frames: Iterator[DepthFrame]
@@ -61,6 +63,7 @@ class DepthClip:
     scale: Literal["metric", "relative"]
     note: str
     alignment: Literal["scale", "affine"] = "scale"
+    lens_is_estimate: bool = False
 
 
 class DepthSource(Protocol):

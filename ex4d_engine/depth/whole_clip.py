@@ -5,6 +5,8 @@ sees them, and depth known up to one scale and one shift as an answer."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +20,49 @@ from .small_maps import SmallMaps
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 
+_NAMED: Final = 5
+"""Blank frames whose numbers are said."""
 
-def resized_frames(plate: PlatePass, size: tuple[int, int], reporter: Reporter) -> Iterator[Image]:
-    """The clip's frames at (width, height), one at a time.
+
+def shown_frames(plate: PlatePass, size: tuple[int, int], counted: list[bool], reporter: Reporter) -> Iterator[Image]:
+    """The clip's frames at (width, height), one at a time; instead of a blank one the nearest that shows something.
+
+    A network that sees frames together carries what it makes of a blank one over to its neighbours. With a neighbour
+    in its place it sees a clip that stands still for a moment. In a clip of nothing else a blank frame stays blank.
+
+    Args:
+        counted: is added to: for each frame of the clip that was read, whether it shows anything itself.
 
     Raises:
         Ex4dError: `cancelled`.
     """
+    before: Image | None = None
+    nothing: Image | None = None
+    waiting = 0  # blank frames whose nearest neighbour is not known yet
     for image in plate():
         reporter.check()
-        yield resized(image, size)
+        frame = resized(image, size)
+        counted.append(not is_blank(frame))
+        if not counted[-1]:
+            nothing, waiting = frame, waiting + 1
+            continue
+        earlier = 0 if before is None else (waiting + 1) // 2
+        yield from repeat(before if before is not None else frame, earlier)
+        yield from repeat(frame, waiting - earlier + 1)
+        before, waiting = frame, 0
+    last = nothing if before is None else before
+    if last is not None:
+        yield from repeat(last, waiting)
+    _tell(counted, reporter)
+
+
+def _tell(counted: list[bool], reporter: Reporter) -> None:
+    blank = [index + 1 for index, shows in enumerate(counted) if not shows]
+    if not blank or not any(counted):
+        return
+    numbers = ", ".join(map(str, blank[:_NAMED])) + (", …" if len(blank) > _NAMED else "")
+    frames = "1 frame shows" if len(blank) == 1 else f"{len(blank)} frames show"
+    reporter.log(f"{frames} nothing ({numbers} of the clip): depth is estimated from the nearest that shows something.")
 
 
 def over_clip(
@@ -51,14 +86,9 @@ def over_clip(
     Raises:
         Ex4dError: `depth_invalid` for a frame of which nothing is a number; `cancelled`.
     """
-    maps, counted = SmallMaps(), []
-
-    def frames() -> Iterator[Image]:
-        for frame in resized_frames(plate, size, reporter):
-            counted.append(not is_blank(frame))
-            yield frame
-
-    for index, values in enumerate(predict(frames())):
+    maps = SmallMaps()
+    counted: list[bool] = []
+    for index, values in enumerate(predict(shown_frames(plate, size, counted, reporter))):
         maps.append(usable(values, title, index))
         reporter.progress(ESTIMATE, index + 1, frame_count)
     return maps, counted

@@ -18,7 +18,7 @@ CLOSED: Final = math.inf
 WALL_SHARE: Final = 0.15
 """A wall's depth as a share of that where it begins: what fits generated scenes best (docs/walls.md)."""
 SHORT_WALLED: Final = frozenset({"draft", "preview"})
-"""Presets that are best shown short walls: draft's model learnt from masks drawn with an earlier form of them, and
+"""Presets that are best shown short walls: draft's model learnt from masks drawn with them, and
 preview fills every hole from its rim. The published weights behind the others learnt with closed ones."""
 
 

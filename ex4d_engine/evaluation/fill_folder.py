@@ -4,8 +4,9 @@
     settings.json            what the cases were drawn with, and how many scenes were passed over
     cases/<case>.npz         source, depth, intrinsics, path, truth, visible
     rows/<row>/<case>.npz    scores, and the frames that contact sheets show
+    rows/<row>.json          of a model's row: what it was made with
 
-So a row can be added to what is there. Arrays only: nothing in these files is code.
+So a row can be added to what is there, and a run that was stopped goes on. Arrays only: nothing in these files is code.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import dataclasses
 import io
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +77,17 @@ class FillFolder:
         result: dict[str, Any] = json.loads(self._settings_file.read_text(encoding="utf-8"))
         return result
 
-    def complete(self, turned_away: dict[str, int]) -> None:
-        """Notes that all cases are there."""
-        self._write_document({**self.document(), "complete": True, "turned_away": turned_away})
+    def note_drawn(self, complete: bool, turned_away: dict[str, int]) -> None:
+        """Notes that all cases are there, or that they are not, and how many scenes were passed over on the way."""
+        self._write_document({**self.document(), "complete": complete, "turned_away": turned_away})
 
     def case_names(self) -> list[str]:
-        """In the order of swings, then of seeds."""
-        order = [swing.name for swing in SWINGS]
-        found = [path.stem.rsplit("_", 1) for path in (self.root / "cases").glob("*.npz")]
-        return [f"{swing}_{seed}" for swing, seed in sorted(found, key=lambda each: (order.index(each[0]), each[1]))]
+        """In the order of seeds, then of swings: a run that is stopped has then scored every swing."""
+        # a name that begins with a dot is of a file that was being written when a run was killed
+        paths = (self.root / "cases").glob("[!.]*.npz")
+        found = [path.stem.rsplit("_", 1) for path in paths]
+        in_order = sorted(found, key=lambda each: (int(each[1]), _swing_number(each[0])))
+        return [f"{swing}_{seed}" for swing, seed in in_order]
 
     def save_case(self, case: FillCase) -> None:
         names = ("source", "depth", "intrinsics", "path", "truth", "visible")
@@ -93,6 +98,18 @@ class FillFolder:
         swing, seed = name.rsplit("_", 1)
         with np.load(self.root / "cases" / f"{name}.npz") as arrays:
             return FillCase(swing, int(seed), **{key: arrays[key] for key in arrays.files})
+
+    def begin_row(self, row: str, made_with: Mapping[str, Any]) -> None:
+        """Keeps a row's scores where they were made with the same, else removes them."""
+        note = self.root / "rows" / f"{row_folder(row)}.json"
+        wanted = (json.dumps(made_with, indent=1) + "\n").encode("utf-8")
+        if note.is_file() and note.read_bytes() == wanted:
+            return
+        scores = self.root / "rows" / row_folder(row)
+        if scores.exists():
+            shutil.rmtree(scores)  # before the note: a run that is killed here does it again
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(note, wanted)
 
     def has_row(self, row: str, case: str) -> bool:
         return self._row_file(row, case).is_file()
@@ -110,16 +127,18 @@ class FillFolder:
         return result
 
     def scored_cases(self, rows: list[str]) -> list[ScoredCase]:
-        """All cases with these rows' scores."""
+        """The cases that have scores of all these rows, in the order of swings, then of seeds."""
         result = []
         for name in self.case_names():
+            if not all(self.has_row(row, name) for row in rows):
+                continue
             scores = {}
             for row in rows:
                 with np.load(self._row_file(row, name)) as arrays:
                     scores[row], angles = FillScores(*arrays["sums"]), arrays["angles_deg"]
             swing, seed = name.rsplit("_", 1)
             result.append(ScoredCase(swing, int(seed), angles, scores))
-        return result
+        return sorted(result, key=lambda case: _swing_number(case.swing))
 
     def _row_file(self, row: str, case: str) -> Path:
         return self.root / "rows" / row_folder(row) / f"{case}.npz"
@@ -139,6 +158,10 @@ class FillFolder:
 def row_folder(row: str) -> str:
     """A row's name as a folder's that every system takes."""
     return re.sub(r"[^0-9a-z]+", "_", row.lower()).strip("_")
+
+
+def _swing_number(name: str) -> int:
+    return [swing.name for swing in SWINGS].index(name)
 
 
 def shown_frames(case: FillCase) -> list[int]:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from ..composite import match_colour
 from ..diffusion import preprocess
 from ..diffusion.folder_adapter import folder_adapter
+from ..diffusion.generation import VideoSettings, erosion_kernels
 from ..diffusion.loading import constant_prompt, load_pipeline
 from ..diffusion.pipeline import Ex4dPipeline
+from ..diffusion.preset_defaults import DEFAULTS
 from ..errors import Ex4dError
+from ..models.lock import sha256
 from ..progress import Silent
 from .fill_cases import FillCase
 from .fill_conditioning import FillConditioning
@@ -30,6 +34,7 @@ MAIN_STEPS: Final = 4
 BASE: Final = "base model"
 FULL: Final = "both"
 """The adapter that is meant to win: trained with rendering and tracking masks."""
+_VERSION: Final = 1  # to be raised where the same files would give other fills
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,30 @@ def full_row(adapters: Mapping[str, Path]) -> str:
     return FULL if FULL in adapters else list(adapters)[-1]
 
 
+def made_with(folder: Path, rows: Sequence[ModelRow]) -> dict[str, dict[str, Any]]:
+    """By the row's name, all that its fills follow from: where it is the same, they need not be made again.
+
+    Weights count by what is in their files, wherever these lie; the adapter in the model's folder is no part of the
+    model. Devices do not count, as all take the same noise.
+
+    Raises:
+        Ex4dError: for a file that cannot be read.
+    """
+    model = _digest(folder, without=folder_adapter(folder))
+    adapters = {path: None if path is None else _digest(path) for path in {row.adapter for row in rows}}
+    return {
+        row.name: {
+            "version": _VERSION,
+            "model": model,
+            "adapter": adapters[row.adapter],
+            "conditioning": row.conditioning,
+            "steps": row.steps,
+            "erosion": _erosion(),
+        }
+        for row in rows
+    }
+
+
 class FillModel:
     """A model folder with one adapter, or none.
 
@@ -118,7 +147,7 @@ class FillModel:
 
         The noise is drawn from the case's seed on the CPU: the same on every device, for every adapter.
         """
-        kernels = preprocess.fixed_erosion(len(known.color))
+        kernels = erosion_kernels(VideoSettings(erosion=_erosion()), len(known.color))
         video, mask = preprocess.conditioning_videos(known.color, known.mask, kernels)
         generator = torch.Generator().manual_seed(case.seed)
         if self._is_base:
@@ -157,6 +186,21 @@ def _from_first_frame(
 
         decoded = pipeline.decode_latents(pipeline.denoise(noise, velocity, steps))
     return preprocess.uint8_frames(decoded[:, :, : video.shape[2], : video.shape[3], : video.shape[4]])
+
+
+def _digest(path: Path, without: Path | None = None) -> str:
+    """SHA-256 over the names and contents of a file or of a folder's files, but for texts and what is left out."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix != ".md" and (without is None or not file.is_relative_to(without)):
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256(file, lambda _: None)}\n".encode())
+    return digest.hexdigest()
+
+
+def _erosion() -> int:
+    """Radius in pixels, as preset `draft` has it: its model is the one that is compared."""
+    return DEFAULTS["draft"].erosion
 
 
 def _steps(count: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import cv2
@@ -18,8 +18,20 @@ CELL_PX: Final = 192  # the longer side of a cell
 GAP_PX, LABEL_PX, HEADER_PX = 4, 96, 26
 PAPER, INK = (24, 24, 26), (214, 214, 218)
 PLOT_SIZE: Final = (960, 560)
-PLOT_MARGIN: Final = (70, 60, 210, 50)  # left, top, right, bottom; names stand at the right
-PLOT_COLOURS: Final = ((230, 90, 60), (60, 130, 230), (60, 170, 90), (200, 150, 40), (160, 90, 200), (90, 170, 190))
+PLOT_MARGIN: Final = (70, 60, 230, 50)  # left, top, right, bottom; the legend stands at the right
+LEGEND_STEP_PX: Final = 24
+PLOT_COLOURS: Final = (
+    (214, 60, 40),
+    (30, 100, 210),
+    (30, 140, 60),
+    (225, 135, 0),
+    (140, 60, 180),
+    (0, 160, 175),
+    (120, 75, 40),
+    (225, 90, 160),
+    (110, 110, 110),
+)
+"""Told apart on white; where there are more rows, the next marker begins with the first again."""
 
 UNFILLED: Final = "black holes"
 """The row that plots leave out: everything is so far ahead of it that the others would lie on one line."""
@@ -80,15 +92,38 @@ def lead_plot(document: Mapping[str, Any], figure: str) -> Image:
     title = f"lead of {document['leader']} in {FIGURE_TITLES[figure]}, by angle in degrees; above zero it is ahead"
     _write(canvas, title, (left, 30), (0, 0, 0))
     for number, (row, points) in enumerate(curves.items()):
-        colour = PLOT_COLOURS[number % len(PLOT_COLOURS)]
-        dashed = number >= len(PLOT_COLOURS)
+        again, colour = divmod(number, len(PLOT_COLOURS))
+        ink, mark = PLOT_COLOURS[colour], MARKERS[again % len(MARKERS)]
         for (angle, value, error), after in itertools.zip_longest(points, points[1:]):
-            cv2.line(canvas, place(angle, value - error), place(angle, value + error), colour, 1, cv2.LINE_AA)
-            cv2.circle(canvas, place(angle, value), 3, colour, 1 if dashed else -1, cv2.LINE_AA)
+            cv2.line(canvas, place(angle, value - error), place(angle, value + error), ink, 1, cv2.LINE_AA)
             if after is not None:
-                cv2.line(canvas, place(angle, value), place(*after[:2]), colour, 1 if dashed else 2, cv2.LINE_AA)
-        _write(canvas, row, (width - right + 14, top + 10 + 22 * number), colour)
+                cv2.line(canvas, place(angle, value), place(*after[:2]), ink, 2 if again == 0 else 1, cv2.LINE_AA)
+        for angle, value, _ in points:
+            mark(canvas, place(angle, value), ink)
+        begin, line = width - right + 14, top + 6 + LEGEND_STEP_PX * number
+        cv2.line(canvas, (begin, line), (begin + 28, line), ink, 2 if again == 0 else 1, cv2.LINE_AA)
+        mark(canvas, (begin + 14, line), ink)
+        _write(canvas, row, (begin + 36, line + 5), (40, 40, 40))
     return canvas
+
+
+def _disc(canvas: Image, where: tuple[int, int], ink: tuple[int, ...]) -> None:
+    cv2.circle(canvas, where, 4, ink, -1, cv2.LINE_AA)
+
+
+def _square(canvas: Image, where: tuple[int, int], ink: tuple[int, ...]) -> None:
+    corners = (where[0] - 5, where[1] - 5), (where[0] + 5, where[1] + 5)
+    cv2.rectangle(canvas, *corners, (255,) * 3, -1)
+    cv2.rectangle(canvas, *corners, ink, 2)
+
+
+def _triangle(canvas: Image, where: tuple[int, int], ink: tuple[int, ...]) -> None:
+    corners = np.array(where) + np.array([(0, -7), (6, 5), (-6, 5)])
+    cv2.fillPoly(canvas, [corners.astype(np.int32)], ink, cv2.LINE_AA)
+
+
+MARKERS: Final[tuple[Callable[[Image, tuple[int, int], tuple[int, ...]], None], ...]] = (_disc, _square, _triangle)
+"""Of a curve's points, in the plot and in its legend."""
 
 
 def _curve(bins: Mapping[str, Any], row: str, figure: str) -> list[tuple[float, float, float]]:

@@ -35,6 +35,10 @@ class ScoredCase:
     angles_deg: NDArray[np.float64]
     scores: Mapping[str, FillScores]
 
+    @property
+    def name(self) -> str:
+        return f"{self.swing}_{self.seed}"
+
     def frames_between(self, low: float, high: float) -> NDArray[np.bool_]:
         """(F,) frames at angles above `low` and up to `high`; the first frame, which has no holes, is in none."""
         rounded = np.round(self.angles_deg, 3)
@@ -166,11 +170,14 @@ def _heading(document: Mapping[str, Any]) -> str:
     counts = ", ".join(
         f"{rows[document['rows'][0]]['psnr'][2]} at {name}°" for name, rows in document["by_swing"].items()
     )
+    cases = document.get("cases", {"whole": 0, "wanted": 0})
+    lacking = cases["whole"] < cases["wanted"]
+    part = f"{cases['whole']} of {cases['wanted']} cases have all rows, and only these count. " if lacking else ""
     passed = sum(document.get("turned_away", {}).values())
     mean, error, _ = document["known"]
     hidden, hidden_error, _ = document["hidden"]
     return (
-        f"Scenes: {counts}; {passed} passed over, where the camera would have stood in or behind something. "
+        f"{part}Scenes: {counts}; {passed} passed over, where the camera would have stood in or behind something. "
         f"Known pixels agree with the truth by {mean:.1f} ± {error:.1f} dB. The source saw "
         f"{100 * hidden:.0f} ± {100 * hidden_error:.0f} % of the holes. Mean ± standard error over scenes."
     )

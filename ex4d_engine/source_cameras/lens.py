@@ -108,20 +108,21 @@ def choose_lens(
     if solved is not None:
         zoom = _zoom_of(solved)
         said = "" if zoom is None else f", a zoom by {zoom.max() / zoom.min():.3g}"
-        return SourceLens(solved[0], zoom, f"The lens is the camera file's: {_described(solved[0], size)}{said}.")
+        return SourceLens(solved[0], zoom, f"The lens is the camera file's: {described(solved[0], size)}{said}.")
     if estimated is not None:
-        return SourceLens(estimated, None, f"The lens is the depth source's: {_described(estimated, size)}.")
+        return SourceLens(estimated, None, f"The lens is the depth source's: {described(estimated, size)}.")
     found = focal_from_metadata(source, size)
     if found is not None:
         focal, tag = found
         intrinsics = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
-        return SourceLens(intrinsics, None, f"The lens is the clip's own ({tag}): {_described(intrinsics, size)}.")
+        return SourceLens(intrinsics, None, f"The lens is the clip's own ({tag}): {described(intrinsics, size)}.")
     default = f"{DEFAULT_FIELD_OF_VIEW_DEG:g}"
     note = f"The lens is not known: a field of view of {default}° is assumed. Give the real one for exact moves."
     return SourceLens(intrinsics_from_fov(*size), None, note)
 
 
-def _described(intrinsics: Array, size: tuple[int, int]) -> str:
+def described(intrinsics: Array, size: tuple[int, int]) -> str:
+    """The field of view of K (3,3) for a plate of `size` (width, height) pixels, in words."""
     longer = 0 if size[0] >= size[1] else 1
     degrees = 2 * math.degrees(math.atan2(max(size), 2 * float(intrinsics[longer, longer])))
     return f"{degrees:.4g}° across the longer side"

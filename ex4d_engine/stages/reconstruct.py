@@ -29,6 +29,7 @@ from ..source_cameras.poses import SourcePoses, read_poses
 from ..source_cameras.scale import Measurement, metres_per_unit
 from ..video import probe, read_frames
 from .folder_lock import locked
+from .known_lens import through_lens
 from .reconstruct_settings import (
     ReconstructSettings,
     asked_measurement,
@@ -97,6 +98,8 @@ def _reconstructed(
         reporter.log(clip.note)
         _check_cameras(clip, plate)
         lens = _lens(settings, plate, clip, solved, reporter)
+        if settings.compat != "reference":  # whose lens is an assumption, not known of the clip
+            clip = through_lens(clip, lens, (plate.width, plate.height), plate.count, solved is not None, reporter)
         placed = place_depth(shot, clip, lens, solved, settings.scene_scale, measured, reporter)
         shot = _write_depth(settings, shot, clip, lens, placed, reporter)
     remove_unplaced(shot)

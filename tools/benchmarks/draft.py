@@ -31,11 +31,11 @@ from ex4d_engine.diffusion.camera_encoder import CameraEncoder
 from ex4d_engine.diffusion.generation import VideoSettings, generate_video, plan_video
 from ex4d_engine.diffusion.parallel import token_count
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
+from ex4d_engine.diffusion.preset_defaults import DEFAULTS
 from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions
 from ex4d_engine.diffusion.runtime import open_pipeline
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.progress import Silent
-from ex4d_engine.stages.generate_options import DEFAULTS
 from ex4d_engine.torch_environment import prepare_torch
 from ex4d_engine.training.adapter_export import layer_sizes
 from ex4d_engine.training.bundled_adapter import ADAPTER_SHAPE

@@ -3,7 +3,7 @@
 """Ways to fill what the source camera never saw, against the truth of held-out generated scenes.
 
     .venv/bin/python tools/benchmarks/fill.py --out build/fill [--scenes 32] [--frames 49] [--device cuda]
-        [--model DIR [--adapter NAME=FILE ...] [--steps 1 2 4 8]]
+        [--model DIR [--adapter NAME=FILE ...] [--steps 1 2 4 8]] [--minutes 60]
 
 A source clip is seen from an orbit that begins at the source: 0 to 30, 60 and 90 degrees, and to one side and over to
 the other. All rows fill the same holes, those of the DW-Mesh drawn from the new camera, and keep what it knows.
@@ -12,7 +12,9 @@ Rows of a model, at 4 steps: without an adapter, from the first frame alone; wit
 (named `both`, or else the last) also on a mesh without occluded faces and on point splats, and at other step counts.
 
 Writes fill.json, fill.md, contact sheets and plots of the lead over the angle to --out, which keeps the scenes and
-what was scored: a later run with a model adds its rows.
+what was scored: a later run with a model adds its rows, and one that was stopped goes on. A model's row is made again
+where the model's or the adapter's files are others. With --minutes the run ends by the clock, and the table has the
+cases that all rows have filled, in the order of scenes.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="folder of the model")
     parser.add_argument("--adapter", action="append", type=named_file, default=[], metavar="NAME=FILE")
     parser.add_argument("--steps", type=int, nargs="+", default=[], help="further step counts for the full adapter")
+    parser.add_argument("--minutes", type=float, metavar="M", help="draw and sample no longer; the next run goes on")
     options = parser.parse_args()
     try:
         document = compare_fills(
@@ -62,6 +65,7 @@ def main() -> int:
             adapters=dict(options.adapter),
             steps=options.steps,
             workers=options.workers,
+            minutes=options.minutes,
         )
     except Ex4dError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr)

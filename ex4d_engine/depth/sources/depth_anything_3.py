@@ -7,7 +7,7 @@ its own; by one similarity (scale, rotation, translation), found on the overlap,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -23,14 +23,13 @@ from ..network_frames import (
     as_tensor,
     counted_values,
     enlarged,
-    is_blank,
     network_size_within,
     usable,
 )
 from ..network_loading import network_side, one_of, running
 from ..registry import DepthClip, PlatePass
 from ..small_maps import SmallMaps
-from ..whole_clip import resized_frames
+from ..whole_clip import shown_frames
 from .camera_chunks import Chunk, chain
 from .depth_pro import clip_fov
 
@@ -79,14 +78,9 @@ class DepthAnything3:
         fields: list[npt.NDArray[np.float64]] = []
         counted: list[bool] = []
         small = network_size_within(size, self._size, 14)
-
-        def frames() -> Iterator[Image]:
-            for frame in resized_frames(plate, small, reporter):
-                counted.append(not is_blank(frame))
-                yield frame
-
+        frames = shown_frames(plate, small, counted, reporter)
         with running(self.title):
-            for index, view in enumerate(chain(frames(), self._network(), WINDOW, OVERLAP)):
+            for index, view in enumerate(chain(frames, self._network(), WINDOW, OVERLAP)):
                 inverse.append(view.inverse_z)
                 confidence.append(view.confidence)
                 poses.append(view.camera_to_world)
@@ -102,6 +96,7 @@ class DepthAnything3:
             camera_to_world=np.asarray(np.linalg.inv(poses[0]) @ np.array(poses), np.float64),
             scale="relative",
             note=f"Depth, lens and camera are from Depth Anything 3 ({self._variant}); their common scale is its own.",
+            lens_is_estimate=True,
         )
 
     def _network(self) -> Callable[[list[Image], int], Chunk]:

@@ -71,6 +71,7 @@ class DepthPro:
             camera_to_world=None,
             scale="metric",
             note=f"Depth is from Depth Pro, in metres, with a horizontal field of view of {fov:.1f}°.",
+            lens_is_estimate=True,
         )
 
     def _network(self, fields: list[float]) -> tuple[Callable[[Image], Array], int]:

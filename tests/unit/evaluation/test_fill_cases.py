@@ -130,6 +130,22 @@ def test_a_folder_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert (folder.shown("both, on warp", case.name) == case.source[shown_frames(case)]).all()
 
 
+def test_cases_are_in_the_order_of_scenes_and_a_table_s_in_that_of_orbits(tmp_path: Path) -> None:
+    """So a run that is stopped has scores of every orbit."""
+    folder = FillFolder.opened(tmp_path, FillSettings(2, FRAMES, (WIDTH, HEIGHT)))
+    one = case_of(np.full((FRAMES, HEIGHT, WIDTH), 4.0), textured(FRAMES), moved(FRAMES))
+    scores = fill_scores(one.source, one.truth, np.ones(one.depth.shape, bool))
+    for swing, seed in (("-90-90", 9), ("0-30", 10), ("0-60", 9), ("0-30", 9)):
+        case = dataclasses.replace(one, swing=swing, seed=seed)
+        folder.save_case(case)
+        folder.save_row("both", case, scores, case.source)
+    folder.save_row("preview", case, scores, case.source)
+    (tmp_path / "cases" / ".0-60_10.1f2e3d4c.npz").touch()  # of a run that was killed as it wrote
+    assert folder.case_names() == ["0-30_9", "0-60_9", "-90-90_9", "0-30_10"]
+    assert [case.name for case in folder.scored_cases(["both"])] == ["0-30_9", "0-30_10", "0-60_9", "-90-90_9"]
+    assert [case.name for case in folder.scored_cases(["both", "preview"])] == ["0-30_9"], "which has all rows"
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     FillFolder.opened(tmp_path, FillSettings(1, FRAMES, (WIDTH, HEIGHT)))
     with pytest.raises(Ex4dError, match="other settings"):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import runpy
 import shutil
@@ -15,10 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from ex4d_engine.diffusion.preprocess import conditioning_videos
+from ex4d_engine.diffusion.preset_defaults import DEFAULTS
 from ex4d_engine.errors import Ex4dError
-from ex4d_engine.evaluation import fill_cases, fill_run
-from ex4d_engine.evaluation.fill_conditioning import conditioning
+from ex4d_engine.evaluation import fill_cases, fill_models, fill_run
+from ex4d_engine.evaluation.fill_cases import FillCase
+from ex4d_engine.evaluation.fill_conditioning import FillConditioning, conditioning
 from ex4d_engine.evaluation.fill_folder import FillFolder, FillSettings
 from ex4d_engine.evaluation.fill_jobs import worker_pool
 from ex4d_engine.evaluation.fill_models import FillModel, model_rows
@@ -82,6 +88,121 @@ def test_a_model_adds_its_rows_to_what_is_there(
     assert set(document["lead"]["60-90"]) == {*CLASSICAL, *added} - {"both"}
 
 
+class Fills:
+    """Stands in for a model and its conditioning, which take long: counts fills, and stops at one as Ctrl-C does."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.count, self.stop_at = 0, 0
+        fills = self
+
+        class Model:
+            def __init__(self, folder: Path, adapter: Path | None, device: torch.device) -> None:
+                self.grey = 90 if adapter is None else 110
+
+            def fill(self, case: FillCase, known: FillConditioning, steps: int) -> np.ndarray:
+                fills.count += 1
+                if fills.count == fills.stop_at:
+                    raise KeyboardInterrupt
+                return np.where(known.holes[..., None], np.uint8(self.grey + steps), known.color)
+
+        def half(folder: FillFolder, name: str, kinds: tuple[str, ...]) -> dict[str, FillConditioning]:
+            case = folder.load_case(name)
+            mask = np.full(case.depth.shape, 255, np.uint8)
+            mask[1:, :, WIDTH // 2 :] = 0
+            return dict.fromkeys(kinds, FillConditioning(case.source * (mask[..., None] > 0), mask, case.depth))
+
+        patch.setattr(fill_run, "FillModel", Model)
+        patch.setattr(fill_run, "condition", half)
+
+    def of(self, out: Path, model: Path, **named: Any) -> int:
+        """How many a run took."""
+        self.count = 0
+        compare_fills(out, SETTINGS, CPU, Silent(), model=model, workers=0, **named)
+        return self.count
+
+
+@pytest.fixture
+def fills(monkeypatch: pytest.MonkeyPatch) -> Fills:
+    return Fills(monkeypatch)
+
+
+@pytest.fixture
+def out(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "out"))
+
+
+def test_a_model_s_run_that_was_interrupted_goes_on(out: Path, drawn: Path, model: Path, fills: Fills) -> None:
+    fills.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        fills.of(out, model)
+    fills.stop_at = 0
+    assert fills.of(out, model) == 20 - 6  # five rows of four cases
+    shutil.copytree(drawn, out.parent / "whole")
+    assert fills.of(out.parent / "whole", model) == 20
+    assert (out / "fill.json").read_bytes() == (out.parent / "whole" / "fill.json").read_bytes()
+    assert fills.of(out, model) == 0
+
+
+def test_rows_are_made_again_where_what_makes_them_changed(
+    out: Path, model: Path, tmp_path: Path, fills: Fills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "model"))
+    assert fills.of(out, copy, steps=[1]) == 24
+    assert fills.of(out, copy, steps=[2]) == 4, "the other rows are there"
+    (copy / "MODEL_CARD.md").write_text("better words", encoding="utf-8")
+    assert fills.of(out, copy, steps=[2]) == 0
+    moved_adapter = Path(shutil.copy(copy / "ex4d.safetensors", tmp_path / "renamed.safetensors"))
+    assert fills.of(out, copy, adapters={"both": moved_adapter}) == 0, "the same weights elsewhere"
+    tensors = {name: 2 * value for name, value in load_file(copy / "ex4d.safetensors").items()}
+    save_file(tensors, copy / "ex4d.safetensors")
+    assert fills.of(out, copy) == 16, "the base model has no part in the adapter"
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert fills.of(out, copy) == 20
+    larger = dataclasses.replace(DEFAULTS["draft"], erosion=3)
+    monkeypatch.setitem(DEFAULTS, "draft", larger)
+    assert fills.of(out, copy) == 20
+
+
+def test_scores_of_nobody_knows_which_model_are_made_again(out: Path, model: Path, fills: Fills) -> None:
+    fills.of(out, model)
+    for note in (out / "rows").glob("*.json"):
+        note.unlink()
+    assert fills.of(out, model) == 20
+
+
+def test_sampling_stops_in_time_and_the_whole_cases_are_told(
+    out: Path, model: Path, fills: Fills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill_run, "monotonic", lambda: 60.0 * fills.count)  # a minute a fill
+    assert fills.of(out, model, minutes=12.5) == 12, "the thirteenth would end too late"
+    document = json.loads((out / "fill.json").read_text(encoding="utf-8"))
+    assert document["cases"] == {"whole": 2, "wanted": 4}
+    assert list(document["by_swing"]) == ["0-30", "0-60"], "a scene's orbits one after the other"
+    assert "2 of 4 cases have all rows" in (out / "fill.md").read_text(encoding="utf-8")
+    assert fills.of(out, model) == 8
+    assert json.loads((out / "fill.json").read_text(encoding="utf-8"))["cases"] == {"whole": 4, "wanted": 4}
+    assert "have all rows" not in (out / "fill.md").read_text(encoding="utf-8")
+
+
+def test_without_any_whole_case_there_is_no_table(out: Path, model: Path, fills: Fills) -> None:
+    with pytest.raises(Ex4dError, match="No case has all rows"):
+        fills.of(out, model, minutes=0)
+    with pytest.raises(Ex4dError, match="-1 minutes"):
+        fills.of(out, model, minutes=-1)
+
+
+def test_drawing_stops_in_time_too_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(fill_cases, "render_views", flat_views)
+    monkeypatch.setattr(fill_run, "monotonic", lambda: 60.0 * next(ticks))
+    # a minute passes at every look at the clock
+    document = compare_fills(tmp_path, SETTINGS, CPU, Silent(), minutes=2.5, workers=0)
+    assert document["cases"] == {"whole": 2, "wanted": 4} and not document["complete"]
+    document = compare_fills(tmp_path, SETTINGS, CPU, Silent(), workers=0)
+    assert document["cases"] == {"whole": 4, "wanted": 4} and document["complete"]
+
+
 def test_worker_processes_do_the_same(drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     shutil.copytree(drawn, out)
@@ -99,6 +220,19 @@ def test_a_fill_keeps_known_pixels_and_repeats(model: Path) -> None:
         assert (fills[0] == fills[1]).all()
         assert (fills[0][~known.holes] == known.color[~known.holes]).all()
         assert fills[0][known.holes].std() > 0
+
+
+def test_masks_are_eroded_as_preset_draft_erodes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noted(colours: np.ndarray, masks: np.ndarray, kernels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(kernels)
+        return conditioning_videos(colours, masks, kernels)
+
+    monkeypatch.setattr(fill_models.preprocess, "conditioning_videos", noted)
+    case = case_of(np.full((5, HEIGHT, WIDTH), 4.0), textured(5), moved(5, x=0.5))
+    FillModel(model, None, CPU).fill(case, conditioning(case, "mesh"), steps=1)
+    assert asked == [[2 * DEFAULTS["draft"].erosion + 1] * 5]
 
 
 def test_rows_of_a_folder_without_adapters_and_with_a_missing_one(model: Path, tmp_path: Path) -> None:

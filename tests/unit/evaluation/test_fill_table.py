@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from ex4d_engine.evaluation.fill_metrics import FIGURES, REGIONS, FillScores
-from ex4d_engine.evaluation.fill_pictures import PLOT_COLOURS, contact_sheet, lead_plot
+from ex4d_engine.evaluation.fill_pictures import (
+    LEGEND_STEP_PX,
+    PLOT_COLOURS,
+    PLOT_MARGIN,
+    PLOT_SIZE,
+    contact_sheet,
+    lead_plot,
+)
 from ex4d_engine.evaluation.fill_table import ScoredCase, mean_and_error, summary, table
 
 ANGLES = np.array([0.0, 15, 30, 45, 60, 75, 90])
@@ -61,11 +68,23 @@ def test_the_lead_is_taken_case_by_case() -> None:
 
 def test_the_table_has_every_row_range_and_figure_and_marks_the_best() -> None:
     document = summary(cases(), ["preview", "both"], "both")
+    assert "cases have all rows" not in table(document)
+    assert "2 of 3 cases have all rows" in table({**document, "cases": {"whole": 2, "wanted": 3}})
     text = table(document)
     for part in ("| preview |", "| both |", "0-90°", "at 0-30°", "at 30-60°", "at 60-90°", "PSNR", "SSIM", "flicker"):
         assert part in text, part
     assert "| preview | 1.00 ± 0.00 | 2.00 ± 0.00 | 3.00 ± 0.00 |" in text
     assert "| both | **25.00** ± 5.00 |" in text
+
+
+def test_fifteen_rows_are_told_apart_in_the_legend() -> None:
+    rows = [f"row {number}" for number in range(15)]
+    fine = {"0-10": {row: {"psnr": [number, 0.1, 3]} for number, row in enumerate(rows[1:])}}
+    plot = lead_plot({"rows": rows, "leader": rows[0], "lead_fine": fine}, "psnr")
+    begin, line = PLOT_SIZE[0] - PLOT_MARGIN[2] + 14, PLOT_MARGIN[1] + 6
+    middles = [line + LEGEND_STEP_PX * number for number in range(14)]
+    samples = [plot[middle - 8 : middle + 9, begin : begin + 29].tobytes() for middle in middles]
+    assert len(set(samples)) == 14
 
 
 def test_a_plot_and_a_sheet_are_drawn() -> None:

@@ -33,7 +33,7 @@ from tests import tiny_model
 from tests.tiny_shot import Listener, orbit_take
 
 QUICK = GenerateOptions(area=1024)
-WINDOWED = GenerateOptions(area=1024, window=9, overlap=5)
+WINDOWED = GenerateOptions(area=1024, window=9, overlap=5, steps=4)
 
 
 @pytest.fixture(scope="session")
@@ -80,12 +80,12 @@ def test_draft_fills_every_frame_and_puts_the_plate_back(shot: Shot, bundled: Pa
     assert list(run["models"]) == [BUNDLED]
     files = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*") if path.is_file()}
     assert set(run["models"][BUNDLED]) == files and "transformer/config.json" in files
-    assert done.record["forwards"] == {"begun": 4, "cut_short": 0}
+    assert done.record["forwards"] == {"begun": 2, "cut_short": 0}
 
 
-def test_by_itself_draft_takes_four_steps_at_its_own_size_and_knows_no_text() -> None:
+def test_by_itself_draft_takes_two_steps_at_its_own_size_and_knows_no_text() -> None:
     resolved = GenerateOptions().resolved("draft")
-    assert (resolved.steps, resolved.guidance, resolved.area, resolved.window) == (4, 1.0, 256 * 256, 49)
+    assert (resolved.steps, resolved.guidance, resolved.area, resolved.window) == (2, 1.0, 256 * 256, 49)
     assert (resolved.prompt, resolved.negative_prompt) == ("", "")
     assert GenerateOptions(prompt="a dog").unused("final") == []
 

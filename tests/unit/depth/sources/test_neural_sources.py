@@ -142,6 +142,7 @@ def test_depth_for_every_frame_at_the_plate_s_size(name: str, shape: str, regist
     assert made.note.startswith("Depth") and made.note.endswith(".")
     assert made.scale == ("metric" if name == "depth-pro" else "relative")
     height, width = frames[0].shape[:2]
+    assert made.lens_is_estimate == (made.intrinsics is not None)
     if made.intrinsics is not None:
         check_camera(made.intrinsics, np.eye(4))
         np.testing.assert_allclose(made.intrinsics[:2, 2], [width / 2, height / 2])
@@ -166,6 +167,26 @@ def test_black_frames_do_not_change_the_others_scale(registered: dict[str, Path]
     np.testing.assert_allclose(
         depths(clip(among, "depth-anything-v2"))[1:3], depths(clip(alone, "depth-anything-v2")), rtol=1e-5
     )
+
+
+TOGETHER = ["depth-anything-3", "video-depth-anything", "depthcrafter"]
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_a_blank_frame_shows_is_not_seen_by_its_neighbours(name: str, registered: dict[str, Path]) -> None:
+    one, two = scene(2)
+    results, reporter = [], Recorder()
+    for level in (0, 128, 255):
+        made = clip([one, np.full_like(one, level), two, np.full_like(one, 255 - level)], name, reporter)
+        results.append((depths(made), made.camera_to_world, made.intrinsics))
+    for found, poses, lens in results[1:]:
+        np.testing.assert_array_equal(found[[0, 2]], results[0][0][[0, 2]])
+        for known, first in ((poses, results[0][1]), (lens, results[0][2])):
+            assert (known is None) == (first is None)
+            if known is not None and first is not None:
+                np.testing.assert_array_equal(known, first)
+    lines = [line for line in reporter.lines if "nothing" in line]
+    assert len(lines) == 3 and "2 frames" in lines[0] and "2, 4 of the clip" in lines[0]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
