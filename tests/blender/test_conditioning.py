@@ -25,7 +25,7 @@ def source_take(addon: Addon) -> Callable[..., Any]:
         frames = addon("ex4d_blender.camera_sampling").camera_frames(
             scene, imported.camera_object, shot, shot.plate.numbers, SIZE
         )
-        return addon("ex4d_engine.shot").new_take(
+        return addon("ex4d_engine.take").new_take(
             shot, frames, SIZE, first=shot.plate.first, fps=shot.plate.fps, wall_share=wall_share
         )
 
@@ -35,7 +35,7 @@ def source_take(addon: Addon) -> Callable[..., Any]:
 def orbit_take(addon: Addon, shot: Any, degrees: float, wall_share: float = math.inf) -> Any:
     trajectories = addon("ex4d_engine.trajectories")
     path = trajectories.along(shot, trajectories.orbit(4, degrees, 3.0, pitch_deg=degrees / 4))
-    return addon("ex4d_engine.shot").new_take(
+    return addon("ex4d_engine.take").new_take(
         shot, path.frames, SIZE, first=shot.plate.first, fps=Fraction(25), wall_share=wall_share
     )
 
@@ -227,7 +227,7 @@ def test_the_users_file_stays_as_it_was(addon: Addon, busy_scene: Any, monkeypat
     finished = {"": 4, "cancel": 2, "error": 0}[failure]
     assert len(take.missing("color")) == len(take.missing("mask")) == 4 - finished
     assert not [path for path in take.root.iterdir() if path.name.startswith(".")]
-    stored = addon("ex4d_engine.shot").load_take(shot, take.name)
+    stored = addon("ex4d_engine.take").load_take(shot, take.name)
     assert stored.conditioning == ("blender" if failure == "" else "")
 
 
@@ -261,15 +261,15 @@ def test_own_objects_are_seen_and_lit_by_own_lamps(addon: Addon, busy_scene: Any
     lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
     lamp.matrix_world = imported.camera_object.matrix_world  # it shines where the camera looks
     scene.collection.objects.link(lamp)
-    model = addon("ex4d_engine.shot")
+    makes = addon("ex4d_engine.take")
     still = addon("ex4d_engine.trajectories").along(shot, addon("ex4d_engine.trajectories").still(1), frozen=1003)
     takes = {}
     for name, include in (("without", False), ("with", True)):
-        takes[name] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
+        takes[name] = makes.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
         addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes[name], include_cg=include)
     lamp.data.energy = 0.0
     scene.world = None
-    takes["dark"] = model.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
+    takes["dark"] = makes.new_take(shot, still.frames, still.size, first=1001, fps=Fraction(25))
     addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, takes["dark"], include_cg=True)
     color = {name: read(addon, take, "color", 1001).astype(int) for name, take in takes.items()}
     mask = {name: read(addon, take, "mask", 1001)[..., 0] for name, take in takes.items()}
