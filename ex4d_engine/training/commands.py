@@ -48,6 +48,9 @@ def add_depth_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--standing-out", type=float, default=0.0, metavar="W", help="how much more what is nearer than its row counts"
     )
+    parser.add_argument(
+        "--flatness", type=float, default=0.0, metavar="W", help="how much steps in flat surfaces count against it"
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="between checkpoints")
 
 
@@ -83,7 +86,7 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
         seed=options.seed,
         learning_rate=options.learning_rate,
         checkpoint_s=options.checkpoint_seconds,
-        weights=LossWeights(standing_out=options.standing_out),
+        weights=LossWeights(standing_out=options.standing_out, flatness=options.flatness),
         held_out=32 if options.pictures else 6,
     )
     weights = train_depth(settings, reporter, random_clips, resume=options.resume)

@@ -24,6 +24,10 @@ _SOFTENING = 0.1
 
 _MOST_STANDING_OUT = 2.0  # e-folds
 
+_FLAT = 0.01
+"""Where inverse depth bends by less than this share of itself in the truth, the surface is flat there: a plane's does
+not bend at all, from whichever side it is seen."""
+
 _SCALES_ALLOWED = (0.2, 5.0)
 """Of the fit that forgives scale and shift: an answer that says nothing is not blown up to one that does."""
 
@@ -34,6 +38,8 @@ class LossWeights:
 
     Of most pictures the ground and the far wall are the largest part, and where a thing stands on them is a matter of
     few pixels: unweighted, a figure is drawn into the ground that it stands on, its head as far as what is behind it.
+    `flatness` is against the opposite, steps that are not there: in a wall with a painted edge, or half in shade. Where
+    the camera moves on, each would be torn open.
     """
 
     level: float = 1.0
@@ -42,6 +48,7 @@ class LossWeights:
     temporal: float = 1.0
     error: float = 0.1
     sky: float = 0.2
+    flatness: float = 0.0
     standing_out: float = 0.0
 
 
@@ -70,6 +77,7 @@ class LossParts(NamedTuple):
     temporal: Tensor
     error: Tensor
     sky: Tensor
+    flatness: Tensor
 
     def total(self, weights: LossWeights) -> Tensor:
         return sum(
@@ -103,6 +111,7 @@ def depth_losses(maps: DepthMaps, target: DepthTarget, standing_out: float = 0.0
             functional.binary_cross_entropy_with_logits(maps.sky, target.sky.to(maps.sky.dtype), reduction="none"),
             target.known,
         ),
+        flatness=flatness_loss(maps.inverse_depth, true, solid),
     )
 
 
@@ -156,6 +165,30 @@ def gradient_loss(difference: Tensor, known: Tensor, scales: int = 4, counts: Te
         total = total + _mean((d[..., 1:] - d[..., :-1]).abs(), k[..., 1:] & k[..., :-1], across)
         total = total + _mean((d[..., 1:, :] - d[..., :-1, :]).abs(), k[..., 1:, :] & k[..., :-1, :], down)
     return total / scales
+
+
+def flatness_loss(said: Tensor, true: Tensor, solid: Tensor, scales: int = 4) -> Tensor:
+    """Mean bend of inverse depth (B, F, H, W) where the truth has none, in shares of the truth, at `scales` scales."""
+    total = said.new_zeros(())
+    least = torch.where(solid, true, torch.ones_like(true)).clamp_min(1e-3)
+    for scale in range(scales):
+        stride = 2**scale
+        s, t, k, unit = (values[..., ::stride, ::stride] for values in (said, true, solid, least))
+        for axis in (-1, -2):
+            size = s.shape[axis]
+            if size < 3:
+                continue
+            middle = unit.narrow(axis, 1, size - 2)
+            bend_said, bend_true = _bend(s, axis) / middle, _bend(t, axis) / middle
+            all_solid = k.narrow(axis, 0, size - 2) & k.narrow(axis, 1, size - 2) & k.narrow(axis, 2, size - 2)
+            total = total + _mean((bend_said - bend_true).abs(), all_solid & (bend_true.abs() < _FLAT))
+    return total / scales
+
+
+def _bend(values: Tensor, axis: int) -> Tensor:
+    """Second differences along an axis, shorter by two."""
+    inner = values.shape[axis] - 2
+    return values.narrow(axis, 0, inner) - 2 * values.narrow(axis, 1, inner) + values.narrow(axis, 2, inner)
 
 
 def temporal_loss(said: Tensor, true: Tensor, target: DepthTarget) -> Tensor:

@@ -209,7 +209,7 @@ def _step(
     scaler: torch.amp.GradScaler,
     timer: StepTimer,
 ) -> Tensor:
-    """One step. Returns the loss and its parts, (7,), still on the device: reading them would make it wait."""
+    """One step. Returns the loss and its parts, (8,), still on the device: reading them would make it wait."""
     plan = step_plan(settings.seed, run.step, settings.batch, settings.sizes, settings.repeats, settings.pool)
     timer.start()
     with torch.no_grad():

@@ -16,6 +16,7 @@ from ex4d_engine.training.depth_losses import (
     canonical,
     depth_losses,
     depth_target,
+    flatness_loss,
     gradient_loss,
     how_much_counts,
 )
@@ -48,7 +49,7 @@ def test_the_truth_costs_nothing_but_doubt() -> None:
     sky = torch.where(truth.sky, 50.0, -50.0)
     said = canonical(truth.inverse_depth, truth.known & ~truth.sky)
     parts = depth_losses(DepthMaps(said, torch.full_like(sky, -8.0), sky), truth)
-    for name in ("level", "affine", "gradient", "temporal", "sky"):
+    for name in ("level", "affine", "gradient", "temporal", "sky", "flatness"):
         assert getattr(parts, name) == pytest.approx(0, abs=1e-5), name
     assert parts.error == pytest.approx(-8, abs=1e-2)
 
@@ -122,6 +123,40 @@ def test_the_gradient_loss_by_hand() -> None:
     # one unit a pixel across, none down; at half size two units
     assert float(gradient_loss(ramp, known, scales=1)) == 1
     assert float(gradient_loss(ramp, known, scales=2)) == pytest.approx(1.5)
+
+
+def slanted_wall(size: int = 16) -> torch.Tensor:
+    """Inverse depth of a plane, which is linear in the picture whichever way it leans: (1, 1, size, size)."""
+    rows, columns = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    return (0.2 + 0.01 * columns + 0.005 * rows).view(1, 1, size, size)
+
+
+def test_any_plane_is_flat() -> None:
+    solid = torch.ones(1, 1, 16, 16).bool()
+    plane = slanted_wall()
+    assert float(flatness_loss(plane, plane, solid)) == pytest.approx(0, abs=1e-5)
+    assert float(flatness_loss(torch.full_like(plane, 0.3), plane, solid)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_step_in_a_wall_costs_what_it_tears() -> None:
+    """By hand, at one scale: the two bends at each of 16 rows' step of 0.1, in shares of a wall at 0.5."""
+    wall = torch.full((1, 1, 16, 16), 0.5)
+    stepped = wall.clone()
+    stepped[..., 8:] += 0.1
+    solid = torch.ones_like(wall).bool()
+    assert float(flatness_loss(stepped, wall, solid, scales=1)) == pytest.approx(2 * (0.1 / 0.5) / 14)
+    # twice as far away the same step of inverse depth is twice as deep
+    assert float(flatness_loss(stepped - 0.25, wall - 0.25, solid, scales=1)) == pytest.approx(4 * (0.1 / 0.5) / 14)
+
+
+def test_a_true_step_may_be_as_it_likes() -> None:
+    wall = torch.full((1, 1, 16, 16), 0.5)
+    wall[..., 8:] += 0.1
+    softened = wall.clone()
+    softened[..., 7:9] = 0.55
+    solid = torch.ones_like(wall).bool()
+    assert float(flatness_loss(wall * 1.5 - 0.2, wall, solid, scales=1)) == pytest.approx(0, abs=1e-5)
+    assert float(flatness_loss(softened, wall, solid, scales=1)) > 0.0
 
 
 def test_confidence_pays_where_the_error_is_and_moves_no_depth() -> None:

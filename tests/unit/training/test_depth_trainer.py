@@ -166,8 +166,8 @@ def test_a_training_that_diverges_goes_back(tmp_path: Path, monkeypatch: pytest.
         if taken == [0, 1, 2]:  # the third step, the first time
             with torch.no_grad():
                 next(run.network.parameters()).fill_(torch.nan)
-            return torch.full((7,), torch.nan)
-        return torch.zeros(7)
+            return torch.full((8,), torch.nan)
+        return torch.zeros(8)
 
     monkeypatch.setattr(depth_trainer, "_step", step)
     watch = Watch()
@@ -178,7 +178,7 @@ def test_a_training_that_diverges_goes_back(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_training_that_diverges_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth_trainer, "_step", lambda *_: torch.full((7,), torch.nan))
+    monkeypatch.setattr(depth_trainer, "_step", lambda *_: torch.full((8,), torch.nan))
     with pytest.raises(Ex4dError, match="smaller learning rate"):
         train_depth(run(tmp_path, log_s=0.0), Watch(), stand_in_clips)
 
