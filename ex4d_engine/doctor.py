@@ -93,8 +93,17 @@ def _nvdiffrast() -> str:
 
 def _torchao() -> str:
     if importlib.util.find_spec("torchao") is None:
-        return "  absent   torchao (optional; precision float8 is slower without it: see the README)"
-    return f"  ok       torchao {_version('torchao')} (for precision float8)"
+        return "  absent   torchao (optional; memory tier 24 is slower without it: see the README)"
+    version = _version("torchao")
+    try:
+        importlib.import_module("torchao")
+    except Exception as error:  # made for another PyTorch, say: its modules and libraries may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"  broken   torchao {version} does not load ({reason}), and transformers not beside it: "
+            "run `pip uninstall torchao` in the engine's environment"
+        )
+    return f"  ok       torchao {version} (for precision float8)"
 
 
 def _accelerator() -> str:

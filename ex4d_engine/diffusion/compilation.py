@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The transformer's blocks compiled, and the way on where that fails."""
+"""The transformer's blocks compiled, and the way on where that fails.
+
+PyTorch's tracer raises `TorchDynamoException` for what it cannot trace and for what its compilers raise, and
+`FailOnRecompileLimitHit` where there are too many sizes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from ..progress import Reporter
 from .transformer import Ex4dTransformer3DModel
 
-FAILURES: Final = (TorchDynamoException, FailOnRecompileLimitHit)
-"""What is raised while compiling: by PyTorch's tracer, and by its compilers as the tracer hands it on."""
+SIZES: Final = 64
+"""That are kept compiled at most, of all jobs of a process together."""
 
 
 class CompiledBlocks:
@@ -26,12 +30,16 @@ class CompiledBlocks:
     Args:
         transformer: whose blocks' `forward` is replaced. Weights that come or are widened for each use do not compile.
         reporter: told once, should compiling fail. Also an attribute: kept models serve one job after another.
+
+    Attributes:
+        has_failed: the blocks turned out not to compile.
     """
 
     def __init__(self, transformer: Ex4dTransformer3DModel, reporter: Reporter) -> None:
         self.reporter = reporter
-        self._has_failed = False
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        self.has_failed = False
+        self._has_begun_anew = False
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SIZES)
         for block in transformer.blocks:
             block.forward = self._guarded(block.forward)
 
@@ -40,16 +48,25 @@ class CompiledBlocks:
 
         @wraps(plain)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not self._has_failed:
+            while not self.has_failed:
                 try:
                     return compiled(*args, **kwargs)
-                except FAILURES as error:
-                    self._has_failed = True
-                    self.reporter.log(f"Compiling failed ({_reason(error)}): the run goes on uncompiled, slower.")
+                except FailOnRecompileLimitHit as error:
+                    if self._has_begun_anew:  # these models alone come in ever new sizes
+                        self._fail(error)
+                    else:
+                        self._has_begun_anew = True
+                        torch._dynamo.reset()  # most are of earlier jobs
+                except TorchDynamoException as error:
+                    self._fail(error)
             # outside of the handler, as the error holds tensors
             return plain(*args, **kwargs)
 
         return forward
+
+    def _fail(self, error: Exception) -> None:
+        self.has_failed = True
+        self.reporter.log(f"Compiling failed ({_reason(error)}): the run goes on uncompiled, slower.")
 
 
 def _reason(error: BaseException) -> str:

@@ -104,7 +104,7 @@ class Keeper:
                 models = self._kept[2]
                 if models.compiled is not None:
                     models.compiled.reporter = reporter
-                yield Ready(models.pipeline, embeds, models.record)
+                yield Ready(models.pipeline, embeds, models.record, models.compiled)
         except BaseException as error:
             self._kept = None
             # to the models' own end, which lets go of what the error holds

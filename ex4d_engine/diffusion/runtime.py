@@ -58,11 +58,18 @@ class Models:
 
 @dataclass(frozen=True)
 class Ready:
-    """A pipeline with its models in place, embeddings of its prompts, and what a take records of the models."""
+    """A pipeline with its models in place, embeddings of its prompts, what a take records of the models as they are
+    planned, and what compiles them, if anything does."""
 
     pipeline: Ex4dPipeline
     prompt_embeds: tuple[torch.Tensor, torch.Tensor | None]
     record: dict[str, Any]
+    compiled: CompiledBlocks | None = None
+
+    def record_now(self) -> dict[str, Any]:
+        """`record` as it turned out: without compiling, where that failed."""
+        has_failed = self.compiled is not None and self.compiled.has_failed
+        return {**self.record, "compiled": False} if has_failed else self.record
 
 
 @contextmanager
@@ -99,7 +106,7 @@ def open_pipeline(
         texts = [prompt, negative_prompt] if is_guided else [prompt]
         embeds = prompt_embeds(paths.folder, texts, plan.device, reporter)
         with open_models(paths, options, plan, is_guided=is_guided, reporter=reporter, ranks=ranks) as models:
-            yield Ready(models.pipeline, embeds, models.record)
+            yield Ready(models.pipeline, embeds, models.record, models.compiled)
 
 
 @contextmanager

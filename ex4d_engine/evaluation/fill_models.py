@@ -19,7 +19,7 @@ from ..composite import match_colour
 from ..diffusion import preprocess
 from ..diffusion.folder_adapter import folder_adapter
 from ..diffusion.generation import VideoSettings, erosion_kernels
-from ..diffusion.loading import constant_prompt, load_pipeline
+from ..diffusion.loading import check_model_folder, constant_prompt, load_pipeline
 from ..diffusion.pipeline import Ex4dPipeline
 from ..diffusion.preset_defaults import DEFAULTS
 from ..errors import Ex4dError
@@ -69,19 +69,8 @@ def model_rows(folder: Path, adapters: Mapping[str, Path], steps: Sequence[int] 
     """
     own = folder_adapter(folder)
     named = dict(adapters) or ({} if own is None else {FULL: own})
-    rows_of = Counter(row_folder(row) for row in (*CLASSICAL, BASE, *named))
-    for name in named:
-        if "," in name or not row_folder(name) or rows_of[row_folder(name)] > 1:
-            raise Ex4dError(
-                "bad_request",
-                f"An adapter cannot have the name {name!r} here.",
-                "Name it with Latin letters or digits, without commas, unlike every other row.",
-            )
     if any(count < 1 for count in steps):
         raise Ex4dError("bad_request", f"A model fills nothing in {min(steps)} steps.", "Give 1 or more.")
-    for path in named.values():
-        if not path.exists():
-            raise Ex4dError("model_missing", f"There is no EX-4D adapter {path}.", "Correct the path.")
     rows = [ModelRow(BASE, None)]
     rows += [ModelRow(name, path) for name, path in named.items()]
     if named:
@@ -89,6 +78,17 @@ def model_rows(folder: Path, adapters: Mapping[str, Path], steps: Sequence[int] 
         rows += [ModelRow(f"{full}, on {kind}", named[full], kind) for kind in ("closed", "warp", "splats")]
         others = sorted(set(steps) - {MAIN_STEPS})
         rows += [ModelRow(f"{full}, {_steps(count)}", named[full], steps=count) for count in others]
+    rows_of = Counter(row_folder(row) for row in (*CLASSICAL, *(row.name for row in rows)))
+    for name in named:
+        if "," in name or not row_folder(name) or rows_of[row_folder(name)] > 1:
+            raise Ex4dError(
+                "bad_request",
+                f"An adapter cannot have the name {name!r} here.",
+                "Name it with Latin letters or digits, without commas, unlike every other row.",
+            )
+    for path in named.values():
+        if not path.exists():
+            raise Ex4dError("model_missing", f"There is no EX-4D adapter {path}.", "Correct the path.")
     return rows
 
 
@@ -104,8 +104,9 @@ def made_with(folder: Path, rows: Sequence[ModelRow]) -> dict[str, dict[str, Any
     model. Devices do not count, as all take the same noise.
 
     Raises:
-        Ex4dError: for a file that cannot be read.
+        Ex4dError: `model_missing` for a folder that is none of a model; for a file that cannot be read.
     """
+    check_model_folder(folder)
     model = _digest(folder, without=folder_adapter(folder))
     adapters = {path: None if path is None else _digest(path) for path in {row.adapter for row in rows}}
     return {
@@ -189,11 +190,14 @@ def _from_first_frame(
 
 
 def _digest(path: Path, without: Path | None = None) -> str:
-    """SHA-256 over the names and contents of a file or of a folder's files, but for texts and what is left out."""
+    """SHA-256 over the names and contents of a file, or of those in a folder that a run reads, but for what is left
+    out."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
-        if file.suffix != ".md" and (without is None or not file.is_relative_to(without)):
+        if (file == path or file.suffix in (".json", ".safetensors")) and (
+            without is None or not file.is_relative_to(without)
+        ):
             digest.update(f"{file.relative_to(path).as_posix()} {sha256(file, lambda _: None)}\n".encode())
     return digest.hexdigest()
 

@@ -80,9 +80,10 @@ def compare_fills(
     planned = [] if model is None else model_rows(model, adapters or {}, steps)
     with ExitStack() as stack:
         # two pools: what a model waits for must not queue behind all the other rows
-        scoring = worker_pool(workers - workers // 4)
+        apart = workers // 4 if planned else 0
+        scoring = worker_pool(workers - apart)
         stack.callback(scoring.shutdown, cancel_futures=True)
-        preparing = worker_pool(workers // 4 if planned else 0)
+        preparing = worker_pool(apart)
         stack.callback(preparing.shutdown, cancel_futures=True)
         drawn_by = begun + (DRAWING_SHARE if planned else 1) * (ends - begun)
         jobs = _classical(folder, settings, device, reporter, scoring, drawn_by)

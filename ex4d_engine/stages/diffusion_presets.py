@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,13 +114,8 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
         from ..diffusion.keeper import held_gib
         from ..diffusion.run_plan import ModelPaths, check_memory
         from ..diffusion.windows import plan_windows
-    except ImportError as error:
-        raise Ex4dError(
-            "missing_package",
-            f"Preset {preset} needs the package {error.name}, which is not installed.",
-            "Set the engine up again, or use preset preview.",
-            action="preset:preview",
-        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _package_lacks(preset, error) from error
     chosen = options.resolved(preset)
     assert chosen.window is not None and chosen.area is not None and chosen.overlap is not None
     with options_refused():
@@ -134,6 +130,19 @@ def check_preset(preset: str, options: GenerateOptions) -> None:
             fits(None if folder is None else ModelPaths(folder, None))
         raise
     fits(models.paths())
+
+
+def _package_lacks(preset: str, error: Exception) -> Ex4dError:
+    """`missing_package`, for what was raised while packages were imported: one is not there, or does not load."""
+    if isinstance(error, ModuleNotFoundError):
+        message = f"Preset {preset} needs the package {error.name}, which is not installed."
+    else:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"Preset {preset} needs packages of which one does not load ({reason})."
+    hint = "Set the engine up again, or use preset preview."
+    if importlib.util.find_spec("torchao") is not None:  # which transformers imports wherever it is, and setup leaves
+        hint = "Set the engine up again, without torchao (`pip uninstall torchao`); or use preset preview."
+    return Ex4dError("missing_package", message, hint, action="preset:preview")
 
 
 def _base_folder(options: GenerateOptions) -> Path | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from ..diffusion.ranks import DeviceKind, ParallelJob, Ranks
 from ..diffusion.run_plan import ModelPaths
 from ..diffusion.transformer_size import TransformerSize, transformer_size
 from ..errors import Ex4dError
-from ..files import explain_os_error
+from ..files import explain_os_error, prepare_folder
 from ..image_files import read_png, write_png
 from ..progress import Reporter
 from ..take import Take, save_take, with_record
@@ -37,6 +38,8 @@ from .generate_options import GenerateOptions
 from .lead_in import FramePair
 
 PREVIEW_EVERY: Final = 8
+SCRATCH_NAME: Final = "decoder"
+"""In a take's folder: what the decoder remembers of the tiles of large frames, from one window to the next."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
         if ranks < wanted:
             reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
     check_main_memory(ranks * _frame_bytes(plan, size))
+    if size.has_wan_vae:
+        prepare_folder(job.take.root, need_bytes=ranks * plan.scratch_bytes())
     if ranks == 1:
         return run_rank(None, job=job, reporter=reporter)
     release_kept()
@@ -131,7 +136,10 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
             take = _recorded(take, record)
         else:
             store = _ReadOnly(store)
-        with _forwards_recorded(take, ready.pipeline.transformer, is_first) as forwards:
+        with (
+            _forwards_recorded(take, ready.pipeline.transformer, is_first) as forwards,
+            _scratch(take, ranks.rank if ranks is not None else 0) as scratch,
+        ):
             frames = generate_video(
                 ready.pipeline,
                 lambda index: _read(job.conditioning[index]),
@@ -142,6 +150,7 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
                 ready.prompt_embeds,
                 reporter,
                 store,
+                scratch,
             )
             with closing(frames), BackgroundWriter() as writer:
                 for index, frame in enumerate(frames):
@@ -154,7 +163,20 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
                     else:  # a preview is a promise that the file is there
                         write_png(file, frame)
                         reporter.preview(file)
-    return with_record(take, forwards=forwards.to_json())
+        # only now: a run that is stopped and goes on finds its windows by what was planned
+        record = {**record, "runtime": ready.record_now()}
+    return with_record(take, diffusion=record, forwards=forwards.to_json())
+
+
+@contextmanager
+def _scratch(take: Take, rank: int) -> Iterator[Path]:
+    """A folder of the rank's own in the take's, not made yet; it goes with the block, and a killed run's before it."""
+    folder = take.root / f"{SCRATCH_NAME}_{rank}"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -236,8 +258,8 @@ def _file_digest(file: Path) -> bytes:
 
 
 def _frame_bytes(plan: VideoPlan, size: TransformerSize) -> int:
-    """What a window takes of the main memory; counted for Wan's VAE alone, beside which another's is small."""
-    return plan.host_bytes(size.width) if size.has_wan_vae else 0
+    """What a run takes of the main memory beside its models."""
+    return plan.host_bytes(size.has_wan_vae)
 
 
 def _tokens(plan: VideoPlan) -> list[int]:

@@ -81,7 +81,7 @@ def path_through_lens(camera_to_world: Array, across: float, down: float) -> Arr
 
 
 def _farther(frames: Iterator[DepthFrame], ratios: Array) -> Iterator[DepthFrame]:
-    # not strict: a source that gives too few or too many frames is refused where they are counted
+    # not strict: too few frames are refused where they are counted, and more than the plate has are not asked for
     for frame, ratio in zip(frames, ratios, strict=False):
         yield dataclasses.replace(frame, depth=np.asarray(frame.depth * np.float32(ratio), np.float32))
 

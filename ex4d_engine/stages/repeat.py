@@ -58,6 +58,8 @@ def _pinned(options: GenerateOptions, runtime: dict[str, Any]) -> GenerateOption
         chosen["compile"] = "on" if runtime["compiled"] else "off"
     if options.precision in (None, "auto") and chosen.get("precision") == "float8":
         del chosen["precision"]  # the tier's own: asked for by name it would be refused where torchao is missing
+    if str(runtime.get("device", "")).startswith("CPU"):
+        chosen.pop("tier", None)  # of no meaning there: by name it would keep a small model to a card that is full
     return dataclasses.replace(options, **chosen)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from ex4d_engine import doctor
 from ex4d_engine.depth import bundled, depth_sources, openvino_step
 from ex4d_engine.models import store
 from tests.tiny_depth_models import save_depth_anything
+from tests.unit.diffusion.cards import give_torchao, take_torchao
 
 
 @pytest.fixture(autouse=True)
@@ -65,10 +65,7 @@ def test_damage_is_said_and_stops_no_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("is_there", "word"), [(True, "ok"), (False, "absent")])
 def test_torchao_is_listed_as_what_may_be_there(monkeypatch: pytest.MonkeyPatch, is_there: bool, word: str) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: (is_there or None) if name == "torchao" else find(name)
-    )
+    (give_torchao if is_there else take_torchao)(monkeypatch)
     lines, works = doctor.report()
     (line,) = [line for line in lines if "torchao" in line]
     assert line.split()[0] == word and works

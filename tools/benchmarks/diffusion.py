@@ -338,7 +338,7 @@ def run_tier(options: argparse.Namespace) -> None:
             )
         )
         ended = time.perf_counter()
-        record = ready.record
+        record = ready.record_now()
     steps = [at for stage, _, at in reporter.times if stage == "denoise"]
     gaps = sorted(later - earlier for earlier, later in pairwise(steps[1:]))
     summary = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ex4d_engine.diffusion import compilation
 from ex4d_engine.diffusion.checkpoints import ADAPTER_NAME
 from ex4d_engine.diffusion.compilation import CompiledBlocks
 from ex4d_engine.diffusion.float8 import Float8
@@ -48,9 +49,9 @@ def placed(folder: Path, adapter: Path, float8: Float8 | None) -> Ex4dPipeline:
     return pipeline
 
 
-def frames(pipeline: Ex4dPipeline) -> np.ndarray:
+def frames(pipeline: Ex4dPipeline, width: int = 48) -> np.ndarray:
     return pipeline(
-        *conditioning(5, 32, 48),
+        *conditioning(5, 32, width),
         prompt_embeds=torch.zeros(1, 512, TEXT_WIDTH),
         guidance_scale=1.0,
         num_inference_steps=1,
@@ -113,3 +114,32 @@ def test_a_block_that_fails_by_itself_fails(model_folder: Path, adapter_file: Pa
 
 def _out_of_memory(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("too much")
+
+
+def test_sizes_of_earlier_jobs_do_not_keep_a_job_from_compiling(
+    monkeypatch: pytest.MonkeyPatch, model_folder: Path, adapter_file: Path, graphs: list[torch.fx.GraphModule]
+) -> None:
+    """PyTorch keeps compiled sizes for as long as the process lives, up to a limit; Blender's engine serves all day."""
+    listener = Listener()
+    monkeypatch.setattr(compilation, "SIZES", 1)
+    for width in (48, 64, 80):
+        pipeline = placed(model_folder, adapter_file, None)
+        expected, before = frames(pipeline, width), len(graphs)
+        with torch._dynamo.config.patch(recompile_limit=1):
+            CompiledBlocks(pipeline.transformer, listener)
+            assert np.abs(frames(pipeline, width) - expected).max() < 5e-5
+        assert len(graphs) > before, width
+    assert not listener.logs
+
+
+def test_a_job_of_ever_new_sizes_goes_on_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, model_folder: Path, adapter_file: Path
+) -> None:
+    """Compiling takes longer than a forward."""
+    monkeypatch.setattr(compilation, "SIZES", 1)
+    pipeline, listener = placed(model_folder, adapter_file, None), Listener()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        compiled = CompiledBlocks(pipeline.transformer, listener)
+        for width in (48, 64, 80, 96):
+            frames(pipeline, width)
+    assert compiled.has_failed and len(listener.logs) == 1

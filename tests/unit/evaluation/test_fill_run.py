@@ -150,6 +150,7 @@ def test_rows_are_made_again_where_what_makes_them_changed(
     assert fills.of(out, copy, steps=[1]) == 24
     assert fills.of(out, copy, steps=[2]) == 4, "the other rows are there"
     (copy / "MODEL_CARD.md").write_text("better words", encoding="utf-8")
+    (copy / ".DS_Store").write_bytes(b"as macOS leaves it where a folder was looked at")
     assert fills.of(out, copy, steps=[2]) == 0
     moved_adapter = Path(shutil.copy(copy / "ex4d.safetensors", tmp_path / "renamed.safetensors"))
     assert fills.of(out, copy, adapters={"both": moved_adapter}) == 0, "the same weights elsewhere"
@@ -185,6 +186,14 @@ def test_sampling_stops_in_time_and_the_whole_cases_are_told(
     assert "have all rows" not in (out / "fill.md").read_text(encoding="utf-8")
 
 
+def test_a_model_that_is_not_there_costs_no_scores(out: Path, model: Path, tmp_path: Path, fills: Fills) -> None:
+    fills.of(out, model)
+    with pytest.raises(Ex4dError) as caught:
+        fills.of(out, tmp_path / "mistyped")
+    assert caught.value.code == "model_missing"
+    assert fills.of(out, model) == 0
+
+
 def test_without_any_whole_case_there_is_no_table(out: Path, model: Path, fills: Fills) -> None:
     with pytest.raises(Ex4dError, match="No case has all rows"):
         fills.of(out, model, minutes=0)
@@ -201,6 +210,18 @@ def test_drawing_stops_in_time_too_and_goes_on(tmp_path: Path, monkeypatch: pyte
     assert document["cases"] == {"whole": 2, "wanted": 4} and not document["complete"]
     document = compare_fills(tmp_path, SETTINGS, CPU, Silent(), workers=0)
     assert document["cases"] == {"whole": 4, "wanted": 4} and document["complete"]
+
+
+def test_without_a_model_all_processes_score(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pool(workers: int) -> Executor:
+        asked.append(workers)
+        return worker_pool(0)
+
+    monkeypatch.setattr(fill_run, "worker_pool", pool)
+    compare_fills(Path(shutil.copytree(drawn, tmp_path / "out")), SETTINGS, CPU, Silent(), workers=8)
+    assert asked == [8, 0]
 
 
 def test_worker_processes_do_the_same(drawn: Path, tmp_path: Path) -> None:
@@ -246,6 +267,14 @@ def test_rows_of_a_folder_without_adapters_and_with_a_missing_one(model: Path, t
     assert [row.name for row in model_rows(tmp_path, {})] == ["base model"]
     with pytest.raises(Ex4dError, match=r"no EX-4D adapter .*absent"):
         model_rows(model, {"both": tmp_path / "absent"})
+
+
+def test_a_name_that_would_be_a_further_row_of_the_full_adapter_is_refused(model: Path) -> None:
+    file = model / "ex4d.safetensors"
+    for name in ("both on warp", "both 8 steps"):
+        with pytest.raises(Ex4dError) as caught:
+            model_rows(model, {name: file, "both": file}, [8])
+        assert caught.value.code == "bad_request" and repr(name) in caught.value.message
 
 
 @pytest.mark.parametrize("name", ["preview", "Base Model", "обе", "both, mixed", "a"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A take in float8 made once more, from records that say how it was in float8 and from older ones that do not."""
+"""What of its record a take asks for by name when it is made once more: float8, of which old ones say less, tiers."""
 
 from __future__ import annotations
 
@@ -59,3 +59,14 @@ def test_what_float8_is_now_is_compared_with_what_it_was(shot: Shot, monkeypatch
     (line,) = repeated(shot, monkeypatch, GenerateOptions(), then, now)[1]
     assert line.startswith("Float8 was storage and is products") and "may differ" in line
     assert not differences({"runtime": RUNTIME}, {"runtime": now}), "an older record does not say"
+
+
+def test_a_tier_that_a_cpu_did_not_heed_is_not_asked_for(shot: Shot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name it would keep a small model from the CPU where others fill the graphics card, as they did then."""
+    runtime = {**RUNTIME, "tier": "48", "precision": "exact", "device": "CPU, 8 threads"}
+    options, _ = repeated(shot, monkeypatch, GenerateOptions(), runtime, runtime)
+    assert options.tier == "auto"
+    named, _ = repeated(shot, monkeypatch, GenerateOptions(tier="24"), runtime, runtime)
+    assert named.tier == "24", "what was asked for then is asked for again"
+    card, _ = repeated(shot, monkeypatch, GenerateOptions(), {**runtime, "device": "NVIDIA H200"}, runtime)
+    assert card.tier == "48"

@@ -41,7 +41,7 @@ def training(**optimiser: Any) -> LoraTraining:
     return parse_config({"data": {"scenes": 9}, "optimiser": optimiser}, Path())
 
 
-def test_the_14b_takes_what_was_measured(large_folder: Path) -> None:
+def test_what_the_14b_is_reckoned_to_need_follows_from_options_and_ranks(large_folder: Path) -> None:
     size = transformer_size(large_folder)
     # 49 frames of 512 × 512, one at a time, with checkpointing
     assert 42 < training_need_gib(training(), size, 1, 2) < 52
