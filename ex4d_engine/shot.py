@@ -116,12 +116,16 @@ class Shot:
         return self.root / "depth" / f"depth.{number:04d}.exr"
 
     def albedo_file(self, number: int) -> Path:
-        """(H,W,4) PNG: the plate's colours, alpha 255 where a pixel belongs to a seen face."""
+        """(H,W,4) PNG: the plate's colours; alpha as in dwmesh/edges.py."""
         return self.root / "mesh" / f"albedo.{number:04d}.png"
 
     def seen_file(self, number: int) -> Path:
         """(quad rows, 2 * quad columns) grey PNG, a texel a face, 255 = seen; see dwmesh/topology.py."""
         return self.root / "mesh" / f"seen.{number:04d}.png"
+
+    def width_file(self, number: int) -> Path:
+        """(H+1,W+1) grey 16-bit PNG: `wall_widths` of dwmesh/edges.py; a shot made before December 2026 has none."""
+        return self.root / "mesh" / f"width.{number:04d}.png"
 
     @property
     def rays_file(self) -> Path:

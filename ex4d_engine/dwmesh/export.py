@@ -51,7 +51,9 @@ def write_ply(
     corners, kept_faces, kept_vertices = _welded(grid, positions)
     vertices = np.empty(len(kept_vertices), dtype=_VERTEX)
     vertices["position"] = positions[kept_vertices]
-    vertices["colour"] = albedo[grid.pixels[kept_vertices, 0], grid.pixels[kept_vertices, 1]]
+    colours = albedo[grid.pixels[kept_vertices, 0], grid.pixels[kept_vertices, 1]]
+    # a pixel beside an unseen face is as solid as any
+    vertices["colour"] = np.concatenate([colours[:, :3], np.where(colours[:, 3:] > 0, 255, 0)], axis=1)
     occluded = np.ones(len(grid.topology.faces), dtype=np.uint8)
     occluded[: grid.topology.grid_faces] = seen.reshape(-1) == 0
     faces = np.empty(len(corners), dtype=_FACE)

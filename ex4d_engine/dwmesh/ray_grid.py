@@ -52,6 +52,18 @@ class RayGrid:
         z = np.where(self.pinned > 0, self.pinned, depth[self.pixels[:, 0], self.pixels[:, 1]])
         return self.rays * z[:, None]
 
+    def plate_rays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Rays (3,), z = 1: of the plate's top left corner, and the steps to the next pixel and the next row.
+
+        Only of a grid of `ray_grid`, whose edge ring lies on the plate's border.
+        """
+        columns, (width, height) = self.topology.columns, self.plate_size
+        corner, right, below = (
+            self.rays[row * columns + column].astype(np.float64)
+            for row, column in ((1, 1), (1, width + RINGS), (height + RINGS, 1))
+        )
+        return corner, (right - corner) / width, (below - corner) / height
+
 
 def ray_grid(width: int, height: int, intrinsics: NDArray[np.float64], far: float) -> RayGrid:
     """The corrected mesh's grid for a plate of this size and lens, closed at z = `far`."""

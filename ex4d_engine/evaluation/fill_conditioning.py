@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cameras import pixel_rays
-from ..dwmesh.occlusion import seen_faces, seen_pixels
+from ..dwmesh.edges import edge_alpha, wall_widths
+from ..dwmesh.occlusion import seen_faces
 from ..dwmesh.ray_grid import RayGrid, ray_grid
 from ..dwmesh.repair import far_surface
 from ..dwmesh.topology import Topology
@@ -92,8 +93,9 @@ class CaseMesh:
     def show(self, moment: int, seen: NDArray[np.uint8]) -> None:
         """Sets the frame to draw; `draw` does it by itself."""
         depth = self._case.depth[moment]
-        alpha = seen_pixels(seen, depth.shape[1], depth.shape[0])
-        self._raster.set_frame(depth, np.dstack([self._case.source[moment], alpha]), seen)
+        alpha = edge_alpha(seen, depth.shape[1], depth.shape[0], None)
+        widths = wall_widths(depth, seen, float(self._case.intrinsics[0, 0]))
+        self._raster.set_frame(depth, np.dstack([self._case.source[moment], alpha]), seen, widths)
         self._shown = moment
 
 

@@ -43,8 +43,18 @@ class Raster(Protocol):
         """
         ...
 
-    def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
-        """Gives the frame to draw: depth (H,W) float32, albedo (H,W,4) uint8, seen as in dwmesh/topology.py."""
+    def set_frame(
+        self,
+        depth: NDArray[np.float32],
+        albedo: NDArray[np.uint8],
+        seen: NDArray[np.uint8],
+        widths: NDArray[np.uint16] | None = None,
+    ) -> None:
+        """Gives the frame to draw: depth (H,W) float32, albedo (H,W,4) uint8, seen as in dwmesh/topology.py.
+
+        What short walls want (dwmesh/edges.py): the albedo's alpha says which pixels have cards, and `widths`, of
+        `wall_widths`, how deep walls may be; without, all are as deep as the raster's share. Closed ones ignore both.
+        """
         ...
 
     def draw(

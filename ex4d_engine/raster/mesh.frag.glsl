@@ -12,8 +12,7 @@ uniform int grid_faces;
 uniform float near;
 uniform float octaves; // log2(farthest / near)
 #ifdef WALLS
-uniform sampler2D depth_map;
-uniform float wall_share; // how far an unseen face reaches, as a share of the depth where it begins
+uniform sampler2D ends_map; // the depth at which a cell's walls end; dwmesh/edges.py
 uniform vec4 source_z; // of a point of the picture at z = 1, (column, row, 1): z in the source camera; and its origin's
 #endif
 
@@ -21,14 +20,9 @@ layout(location = 0) out vec4 colour; // alpha = mask
 layout(location = 1) out float depth;
 
 #ifdef WALLS
-// The depth at which an unseen face begins: the nearest of the four pixels of its cell.
-float wall_begins() {
-    ivec2 size = textureSize(depth_map, 0), last = size - 1;
-    ivec2 cell = ivec2(floor(v_place.xy * vec2(size) - 0.5));
-    ivec2 low = clamp(cell, ivec2(0), last), high = clamp(cell + 1, ivec2(0), last);
-    float left = min(texelFetch(depth_map, low, 0).r, texelFetch(depth_map, ivec2(low.x, high.y), 0).r);
-    float right = min(texelFetch(depth_map, ivec2(high.x, low.y), 0).r, texelFetch(depth_map, high, 0).r);
-    return min(left, right);
+float wall_ends() {
+    ivec2 plate = textureSize(ends_map, 0) - 1;
+    return texelFetch(ends_map, clamp(ivec2(floor(v_place.xy * vec2(plate) + 0.5)), ivec2(0), plate), 0).r;
 }
 #endif
 
@@ -58,7 +52,7 @@ void main() {
     if (!seen) {
 #ifdef WALLS
         float z = dot(source_z, vec4(gl_FragCoord.xy * depth, depth, 1.0));
-        if (gl_PrimitiveID < grid_faces && z > (1.0 + wall_share) * wall_begins()) discard;
+        if (gl_PrimitiveID < grid_faces && z > wall_ends()) discard;
 #endif
         colour = vec4(0.0);
         return;

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 import cv2
@@ -14,15 +13,17 @@ import moderngl
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwmesh.edges import WIDE, card_pixels, wall_ends
 from ..dwmesh.ray_grid import RayGrid
 from ..dwmesh.topology import corner_classes
 from ..errors import Ex4dError
 from . import Rendering
+from .opengl_cards import Cards
+from .opengl_programs import set_uniform, shader
 
 FAR_SHARE = 1e3  # the depth range ends this many times beyond the mesh: nothing is ever clipped far
 _EGL: dict[str, Any] = {"backend": "egl"}
 _RUNTIME_NAMES: dict[str, Any] = {"libgl": "libGL.so.1", "libegl": "libEGL.so.1"}
-_SHADERS = Path(__file__).parent
 
 
 def open_context() -> moderngl.Context:
@@ -60,11 +61,6 @@ def device_name() -> str:
         context.release()
 
 
-def _shader(name: str, defined: tuple[str, ...]) -> str:
-    defines = "".join(f"#define {word}\n" for word in defined)
-    return f"#version 330\n{defines}{(_SHADERS / name).read_text(encoding='ascii')}"
-
-
 class OpenGLRaster:
     """See `raster.Raster`. Bound to the thread that made it."""
 
@@ -84,8 +80,8 @@ class OpenGLRaster:
         # closed walls are a shader of their own: leaving out what lies beyond a wall's end costs a fifth
         defined = ("REFERENCE",) if reference else ("WALLS",) if math.isfinite(wall_share) else ()
         self._program = self._context.program(
-            vertex_shader=_shader("mesh.vert.glsl", defined),
-            fragment_shader=_shader("mesh.frag.glsl", defined),
+            vertex_shader=shader("mesh.vert.glsl", defined),
+            fragment_shader=shader("mesh.frag.glsl", defined),
         )
         self._deepest = float(grid.pinned.max())
         self._reference = reference
@@ -99,7 +95,16 @@ class OpenGLRaster:
         self._set("seen_map", 2)
         self._set("seen_width", self._seen_shape[1])
         self._set("grid_faces", grid.topology.grid_faces)
-        self._set("wall_share", wall_share)
+        # closed walls hide what cards would show, and know no ends
+        self._cards: Cards | None = None
+        self._wall_share = wall_share
+        self._ends_map = self._texture((1, 1), 1, "f4")
+        if "WALLS" in defined:
+            width, height = grid.plate_size
+            self._cards = Cards(self._context)
+            self._ends_map = self._texture((width + 1, height + 1), 1, "f4")
+            self._set("ends_map", 3)
+        self._set_lens(grid)
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +112,10 @@ class OpenGLRaster:
     def __exit__(self, *error: object) -> None:
         if self._target is not None:
             self._release_target(self._target)
-        for item in (self._vertices, *self._buffers, self._depth_map, self._albedo_map, self._seen_map, self._program):
+        if self._cards is not None:
+            self._cards.release()
+        held: list[Any] = [self._vertices, *self._buffers, *self._maps(), self._program]
+        for item in held:
             item.release()
         self._context.release()
 
@@ -116,8 +124,15 @@ class OpenGLRaster:
         for item in (self._vertices, *self._buffers):
             item.release()
         self._vertices, self._buffers = self._vertex_array(grid)
+        self._set_lens(grid)
 
-    def set_frame(self, depth: NDArray[np.float32], albedo: NDArray[np.uint8], seen: NDArray[np.uint8]) -> None:
+    def set_frame(
+        self,
+        depth: NDArray[np.float32],
+        albedo: NDArray[np.uint8],
+        seen: NDArray[np.uint8],
+        widths: NDArray[np.uint16] | None = None,
+    ) -> None:
         """See `raster.Raster.set_frame`."""
         width, height = self._plate_size
         if depth.shape != (height, width) or albedo.shape != (height, width, 4) or seen.shape != self._seen_shape:
@@ -130,6 +145,12 @@ class OpenGLRaster:
         self._depth_map.write(np.ascontiguousarray(depth, dtype="f4"))
         self._albedo_map.write(np.ascontiguousarray(albedo))
         self._seen_map.write(np.ascontiguousarray(seen))
+        if self._cards is not None:
+            if widths is None:
+                widths = np.full((height + 1, width + 1), WIDE, np.uint16)
+            ends = wall_ends(depth, widths, self._wall_share, self._focal_px)
+            self._ends_map.write(np.ascontiguousarray(ends, dtype="f4"))
+            self._cards.set_pixels(np.argwhere(card_pixels(albedo[..., 3]))[:, ::-1])
 
     def draw(
         self, intrinsics: NDArray[np.float64], source_to_camera: NDArray[np.float64], size: tuple[int, int]
@@ -141,22 +162,27 @@ class OpenGLRaster:
         target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
         self._context.enable_only(moderngl.DEPTH_TEST)
         travelled = float(np.linalg.norm(source_to_camera[:3, 3]))
-        self._set("octaves", math.log2(FAR_SHARE * (self._deepest + travelled) / self._near))
-        self._set("near", self._near)
-        self._set("skew", 2 * intrinsics[0, 1] / width)
-        lens = (
-            2 * intrinsics[0, 0] / width,
-            2 * intrinsics[1, 1] / height,
-            2 * intrinsics[0, 2] / width - 1,
-            2 * intrinsics[1, 2] / height - 1,
-        )
-        self._set("lens", lens)
-        self._set("source_to_camera", tuple(source_to_camera.T.reshape(-1)))
+        view = {
+            "octaves": math.log2(FAR_SHARE * (self._deepest + travelled) / self._near),
+            "near": self._near,
+            "skew": 2 * intrinsics[0, 1] / width,
+            "lens": (
+                2 * intrinsics[0, 0] / width,
+                2 * intrinsics[1, 1] / height,
+                2 * intrinsics[0, 2] / width - 1,
+                2 * intrinsics[1, 2] / height - 1,
+            ),
+            "source_to_camera": tuple(source_to_camera.T.reshape(-1)),
+        }
+        for name, value in view.items():
+            set_uniform(self._program, name, value)
         camera_to_source = np.linalg.inv(source_to_camera)
         self._set("source_z", (*(camera_to_source[2, :3] @ np.linalg.inv(intrinsics)), camera_to_source[2, 3]))
-        for unit, texture in enumerate((self._depth_map, self._albedo_map, self._seen_map)):
+        for unit, texture in enumerate(self._maps()):
             texture.use(unit)
         self._vertices.render(moderngl.TRIANGLES)
+        if self._cards is not None:
+            self._cards.draw(view)
         rgba = np.frombuffer(target.read(components=4, alignment=1), np.uint8).reshape(height, width, 4)
         depth = np.frombuffer(target.read(components=1, attachment=1, dtype="f4", alignment=1), np.float32)
         # OpenCV takes channels apart several times faster than numpy's strided copies
@@ -188,6 +214,10 @@ class OpenGLRaster:
         texture.repeat_x = texture.repeat_y = False  # the edge ring samples the border pixel, not the far side
         return texture
 
+    def _maps(self) -> tuple[moderngl.Texture, ...]:
+        """In the order of their units."""
+        return self._depth_map, self._albedo_map, self._seen_map, self._ends_map
+
     def _framebuffer(self, size: tuple[int, int]) -> moderngl.Framebuffer:
         if self._target is not None and self._target.size == size:
             return self._target
@@ -207,6 +237,10 @@ class OpenGLRaster:
             attachment.release()
 
     def _set(self, name: str, value: Any) -> None:
-        # a compiler drops what a shader does not use; setting it is then not an error
-        if name in self._program:
-            self._program[name].value = value  # type: ignore[union-attr]
+        set_uniform(self._program, name, value)
+
+    def _set_lens(self, grid: RayGrid) -> None:
+        if self._cards is not None:
+            corner, right, down = grid.plate_rays()
+            self._focal_px = 1 / float(right[0])
+            self._cards.set_lens(corner, right, down)

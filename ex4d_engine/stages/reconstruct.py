@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..background import BackgroundWriter
 from ..cameras import as_matrix, check_camera
 from ..depth import DepthClip, DepthSource, depth_source
-from ..dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
+from ..dwmesh.edges import edge_alpha, wall_widths
+from ..dwmesh.occlusion import reference_seen, seen_faces
 from ..dwmesh.ray_grid import RayGrid, ray_grid, reference_ray_grid, save_ray_grid
 from ..dwmesh.repair import far_surface, repair, sky_depth
 from ..errors import Ex4dError
@@ -27,6 +28,7 @@ from ..source_cameras.cuts import CutFinder, shot_ranges
 from ..source_cameras.lens import SourceLens, choose_lens, user_field_of_view
 from ..source_cameras.poses import SourcePoses, read_poses
 from ..source_cameras.scale import Measurement, metres_per_unit
+from ..source_cameras.zoom_finder import ZoomFinder
 from ..video import probe, read_frames
 from .folder_lock import locked
 from .known_lens import through_lens
@@ -130,10 +132,13 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
     count = 0
     fps = (info.fps if settings.fps is None else frame_rate(settings.fps)) / settings.stride
     finder = CutFinder(float(fps))
+    zooms = ZoomFinder() if settings.poses is None else None  # a solved camera knows its lens
     with BackgroundWriter() as writer:
         for frame in reader:
             reporter.check()
             finder.add(frames.start + count, frame.image)
+            if zooms is not None:
+                zooms.add(frame.image)
             # files are numbered without gaps from the first source number: Blender's image sequences need it
             path = shot.plate_file(frames.start + count)
             if not path.is_file():
@@ -144,6 +149,9 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
     if count == 0:
         raise Ex4dError("no_frames", f"{settings.source} holds no readable frame.", "Choose another clip or range.")
     reporter.progress("decode", count, count)
+    zoomed = () if zooms is None else zooms.notes()
+    for note in zoomed:
+        reporter.log(note)
     shot = dataclasses.replace(
         shot,
         plate=Plate(
@@ -155,7 +163,7 @@ def _decode_plate(settings: ReconstructSettings, shot: Shot, frames: range, repo
             height=info.height,
             source_first=frames.start,
             stride=settings.stride,
-            notes=(*info.notes, *reader.notes),
+            notes=(*info.notes, *reader.notes, *zoomed),
             cuts=tuple(finder.cuts()),
             dissolves=tuple((found.first, found.last) for found in finder.dissolves()),
         ),
@@ -332,7 +340,8 @@ def _write_mesh(shot: Shot, reporter: Reporter) -> None:
         for done, number in enumerate(plate.numbers):
             reporter.check()
             reporter.progress("mesh", done, plate.count)
-            if shot.seen_file(number).is_file() and shot.albedo_file(number).is_file():
+            files = [shot.seen_file(number), shot.albedo_file(number)]
+            if all(file.is_file() for file in (files if is_reference else [*files, shot.width_file(number)])):
                 continue
             writer.submit(_write_mesh_frame, shot, grid, number)
     reporter.progress("mesh", plate.count, plate.count)
@@ -346,7 +355,10 @@ def _write_mesh_frame(shot: Shot, grid: RayGrid | None, number: int) -> None:
         # its colours fade to black towards flagged vertices: the vertex's colour is black itself
         colour = image[..., :3] * (alpha[..., None] > 0)
     else:
-        seen = seen_faces(depth, image[..., 3] if image.shape[2] == 4 else None)
-        colour, alpha = image[..., :3], seen_pixels(seen, image.shape[1], image.shape[0])
+        cover = image[..., 3] if image.shape[2] == 4 else None
+        seen = seen_faces(depth, cover)
+        colour, alpha = image[..., :3], edge_alpha(seen, image.shape[1], image.shape[0], cover)
+        focal_px = shot.require_geometry().intrinsics[0][0]
+        write_png(shot.width_file(number), wall_widths(depth, seen, focal_px))
     write_png(shot.seen_file(number), seen)
     write_png(shot.albedo_file(number), np.dstack([colour, alpha]))

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,21 @@ CONDITIONING: Final = ("color", "mask")
 BYTES_PER_PIXEL: Final = 12  # colour, mask and depth of the conditioning, rounded up
 
 
+class MeshFrame(NamedTuple):
+    """What a raster takes of a frame, see `Raster.set_frame`. widths: None in a shot of an earlier version."""
+
+    depth: NDArray[np.float32]
+    albedo: NDArray[np.uint8]
+    seen: NDArray[np.uint8]
+    widths: NDArray[np.uint16] | None
+
+
 class MeshFrames:
     """The shot's frames on a raster. Keeps the last few in memory, as paths stand still or swing back."""
 
     def __init__(self, shot: Shot, raster: Raster, keep: int = 2) -> None:
         self._shot, self._raster, self._keep = shot, raster, keep
-        self._frames: OrderedDict[int, tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]] = OrderedDict()
+        self._frames: OrderedDict[int, MeshFrame] = OrderedDict()
         self._shown: int | None = None
 
     def draw(self, number: int, camera: CameraFrame, size: tuple[int, int]) -> Rendering:
@@ -49,7 +58,7 @@ class MeshFrames:
             np.array(camera.intrinsics), world_to_camera @ np.array(self._shot.mesh_to_world(number)), size
         )
 
-    def _load(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+    def _load(self, number: int) -> MeshFrame:
         if number not in self._frames:
             shot = self._shot
             files = (shot.depth_file(number), shot.albedo_file(number), shot.seen_file(number))
@@ -57,7 +66,13 @@ class MeshFrames:
                 if not file.is_file():
                     raise Ex4dError("shot_missing", f"{file} is missing.", "Reconstruct the clip again: it resumes.")
             try:
-                self._frames[number] = (read_exr(files[0]), read_png(files[1]), read_png(files[2]))
+                width_file = shot.width_file(number)
+                self._frames[number] = MeshFrame(
+                    read_exr(files[0]),
+                    read_png(files[1]),
+                    read_png(files[2]),
+                    read_png(width_file) if width_file.is_file() else None,
+                )
             except Ex4dError as error:  # what the readers advise is for a user's own files
                 raise Ex4dError(
                     "shot_invalid",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ex4d_engine.cameras import fitted_intrinsics, intrinsics_from_fov, rotation_about, scaled_intrinsics
+from ex4d_engine.dwmesh.edges import CARD_PIXELS, WIDE, edge_alpha, wall_widths
 from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid
 from ex4d_engine.dwmesh.walls import CLOSED
@@ -22,14 +23,18 @@ def draw(
     K: np.ndarray | None = None,
     size=None,
     wall_share: float = CLOSED,
+    edges: bool = False,
 ) -> Rendering:
+    """edges: with cards and widths, as shots have them since there are any."""
     height, width = depth.shape
     source = intrinsics_from_fov(width, height)
     seen = seen_faces(depth)
-    albedo = np.dstack([image, seen_pixels(seen, width, height)])
+    alpha = edge_alpha(seen, width, height, None) if edges else seen_pixels(seen, width, height)
+    widths = wall_widths(depth, seen, float(source[0, 0])) if edges else None
+    albedo = np.dstack([image, alpha])
     grid = ray_grid(width, height, source, 1.25 * float(depth.max()))
     with make_raster("opengl", grid, nearest=float(depth.min()), wall_share=wall_share) as raster:
-        raster.set_frame(depth, albedo, seen)
+        raster.set_frame(depth, albedo, seen, widths)
         return raster.draw(source if K is None else K, np.linalg.inv(pose), size or (width, height))
 
 
@@ -46,14 +51,14 @@ def scene(width: int = 96, height: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(96, 64), (63, 65), (5, 3)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
-@pytest.mark.parametrize("wall_share", [CLOSED, 0.25])
+@pytest.mark.parametrize(("wall_share", "edges"), [(CLOSED, False), (CLOSED, True), (0.25, False), (0.25, True)])
 def test_the_source_camera_gets_its_plate_back_border_included(
-    size: tuple[int, int], scale: float, wall_share: float
+    size: tuple[int, int], scale: float, wall_share: float, edges: bool
 ) -> None:
     width, height = size
     depth = np.random.default_rng(0).uniform(2, 40, (height, width)).astype(np.float32) * np.float32(scale)
     image = noise(width, height)
-    drawn = draw(depth, image, np.eye(4), wall_share=wall_share)
+    drawn = draw(depth, image, np.eye(4), wall_share=wall_share, edges=edges)
     assert (drawn.mask == 255).all()
     assert np.abs(drawn.color.astype(int) - image).max() <= 1
     np.testing.assert_allclose(drawn.depth, depth, rtol=2e-4)
@@ -119,6 +124,115 @@ def test_a_wall_ends_where_its_share_of_the_depth_is_over(wall_share: float) -> 
     assert (row[wall[-1] + 3 : round(100 - shift / far) - 2] == 0).all()  # what the source saw nothing of
     between = z[wall[-1] + 3 : round(100 - shift / far) - 2]
     assert ((between == 0) | (between > far)).all()  # nothing is there but the fan that closes the mesh behind
+
+
+@pytest.mark.parametrize(("across", "widest"), [(4, 3), (6, 5), (9, 9)])
+def test_a_wall_behind_a_thin_thing_is_as_deep_as_the_thing_is_wide(across: int, widest: int) -> None:
+    """As above, with a thing `across` pixels wide up to column 180, into which a disc of `widest` goes.
+
+    The camera looks at its right side, where the wall goes on to the next pixel at 20: what of it is at z is
+    (b · f + 4 · 20 / (20 − 4)) · (1/4 − 1/z) pixels right of the last pixel's centre. Its card hides 0.75 of them, and
+    the wall ends at z = 4 · (1 + widest / f), though the share allows five times as much.
+    """
+    width, height, near, far, b = 200, 8, 4.0, 20.0, 3.0
+    depth = np.full((height, width), far, np.float32)
+    depth[:, 180 - across : 180] = near
+    K, pose = intrinsics_from_fov(width, height), np.eye(4)
+    pose[0, 3] = b
+    finer = 20  # pixels to one of the plate
+    focal, lens, size = K[0, 0], scaled_intrinsics(K, finer, 1), (finer * width, height)
+    share = 5 * widest / focal
+    image, across_z = noise(width, height), focal * b + near * far / (far - near)
+    for edges, end in ((True, near * (1 + widest / focal)), (False, near * (1 + share))):
+        drawn = draw(depth, image, pose, lens, size, share, edges)
+        row, z = drawn.mask[height // 2], drawn.depth[height // 2]
+        wall = np.flatnonzero((row == 0) & (z > near * 1.0001) & (z < far / 2))
+        right_of = (wall + 0.5) / finer - (179.5 - focal * b / near)
+        np.testing.assert_allclose(z[wall], 1 / (1 / near - right_of / across_z), rtol=1e-4)
+        assert abs(z[wall[-1]] - end) < 2 * end**2 / (across_z * finer)  # two pixels' worth
+        assert not edges or abs(right_of[0] - CARD_PIXELS / 2) < 2 / finer
+
+
+def bush(width: int = 96, height: int = 64) -> np.ndarray:
+    random = np.random.default_rng(11)
+    depth = np.full((height, width), 20, np.float32)
+    leaves = random.random((height, width)) < 0.2
+    depth[leaves] = random.uniform(3, 5, leaves.sum())
+    return depth
+
+
+@pytest.mark.parametrize("degrees", [-20, 20])
+def test_of_a_bush_more_is_seen_with_cards_and_widths_and_all_in_the_colours_of_the_plate(degrees: float) -> None:
+    """Things of one pixel: the grid's faces show nothing of them, and hide what is behind as if they were deep."""
+    depth = bush()
+    image = np.full((64, 96, 3), (20, 40, 60), np.uint8)
+    image[depth < 10] = 200, 220, 240
+    pose = orbit(2, degrees, 4.0)[-1]
+    with_edges, without = (draw(depth, image, pose, wall_share=0.15, edges=edges) for edges in (True, False))
+    assert (with_edges.mask > 0).mean() > 2 * (without.mask > 0).mean()
+    for leaf, colour, exact in ((True, (200, 220, 240), 0.99), (False, (20, 40, 60), 0.85)):
+        there = (with_edges.mask > 0) & ((with_edges.depth < 10) == leaf)
+        assert there.sum() > 500
+        # cards are exact; a face of the grid mixes a leaf's colour in where the fourth corner of its cell is one
+        assert (with_edges.color[there] == colour).all(-1).mean() > exact
+    known = with_edges.color[with_edges.mask > 0]
+    assert ((known >= (20, 40, 60)) & (known <= (200, 220, 240))).all()
+    assert (with_edges.color[with_edges.mask == 0] == 0).all()
+
+
+def test_of_cards_that_overlap_the_one_whose_pixel_is_nearest_shows() -> None:
+    """A row of one pixel's height and many colours, twice as large: each colour is as wide as the others."""
+    depth = np.full((9, 48), 20, np.float32)
+    depth[4] = 4
+    image = noise(48, 9)
+    pose = np.eye(4)
+    pose[0, 3] = 0.1
+    K = scaled_intrinsics(intrinsics_from_fov(48, 9), 8, 8)
+    drawn = draw(depth, image, pose, K, (8 * 48, 8 * 9), 0.15, edges=True)
+    shift = K[0, 0] * 0.1 / 4
+    row = drawn.color[36]
+    pixels = np.floor((np.arange(8 * 48) + 0.5 + shift) / 8).astype(int)
+    inside = pixels < 48
+    beside = np.abs((np.arange(8 * 48) + 0.5 + shift) % 8 - 4) < 3.9  # not where rounding chooses
+    assert (row[inside & beside] == image[4][pixels[inside & beside]]).all()
+
+
+@pytest.mark.parametrize("degrees", [150, 180, 200])
+def test_the_backs_of_cards_hide_and_are_not_known(degrees: float) -> None:
+    depth = bush()
+    pose, back = np.eye(4), np.eye(4)
+    pose[:3, :3], pose[2, 3], back[2, 3] = rotation_about([0, 1, 0], -np.radians(degrees)), 4, -4
+    drawn = draw(depth, noise(96, 64), pose @ back, wall_share=0.15, edges=True)
+    near = (drawn.depth > 0) & (drawn.depth < 6)
+    assert near.mean() > 0.2  # of the picture; the grid's faces alone are in 1 %
+    assert (drawn.mask[near] > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("wall_share", [CLOSED, 0.25])
+def test_a_shot_without_cards_and_widths_is_drawn_with_walls_of_one_share(wall_share: float) -> None:
+    """As shots of an earlier version are: alpha 255 or 0, where a pixel has no card, and no widths."""
+    depth, image = bush(), noise(96, 64)
+    seen = seen_faces(depth)
+    K, to_camera = intrinsics_from_fov(96, 64), np.linalg.inv(orbit(2, 20, 4.0)[-1])
+    alphas = [seen_pixels(seen, 96, 64), np.full((64, 96), 255, np.uint8), np.zeros((64, 96), np.uint8)]
+    wide = np.full((65, 97), WIDE, np.uint16)
+    assert set(np.unique(alphas[0])) == {0, 255}
+    with make_raster("opengl", ray_grid(96, 64, K, 25.0), nearest=3.0, wall_share=wall_share) as raster:
+        drawn = []
+        for alpha, widths in [(alphas[0], None), *((alpha, wide) for alpha in alphas)]:
+            raster.set_frame(depth, np.dstack([image, alpha]), seen, widths)
+            drawn.append(raster.draw(K, to_camera, (96, 64)))
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(other.color, drawn[0].color)
+        np.testing.assert_array_equal(other.mask, drawn[0].mask)
+        np.testing.assert_array_equal(other.depth, drawn[0].depth)
+
+
+def test_closed_walls_know_no_cards() -> None:
+    pose = orbit(2, 20, 4.0)[-1]
+    one, two = (draw(bush(), noise(96, 64), pose, edges=edges) for edges in (True, False))
+    np.testing.assert_array_equal(one.color, two.color)
+    np.testing.assert_array_equal(one.depth, two.depth)
 
 
 def test_behind_a_wall_that_ends_the_far_surface_is_seen() -> None:

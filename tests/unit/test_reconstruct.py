@@ -216,7 +216,7 @@ def test_lost_files_are_made_again_and_no_others(folder: Path) -> None:
     after = times(folder / "shot")
     assert contents(folder / "shot") == whole
     made = {name for name in after if after[name] != before[name]}
-    assert made == {file.relative_to(folder / "shot").as_posix() for file in [*lost, shot.seen_file(1005)]}
+    assert made == {file.relative_to(folder / "shot").as_posix() for file in [*lost, shot.seen_file(1005), shot.width_file(1005)]}
 
 
 # ---------------------------------------------------------------------------------------- made anew, safely

@@ -31,7 +31,8 @@ import psutil
 
 from ex4d_engine import __version__
 from ex4d_engine.cameras import intrinsics_from_fov
-from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
+from ex4d_engine.dwmesh.edges import edge_alpha, wall_widths
+from ex4d_engine.dwmesh.occlusion import seen_faces
 from ex4d_engine.dwmesh.ray_grid import ray_grid
 from ex4d_engine.raster import make_raster
 from ex4d_engine.raster.opengl import device_name
@@ -88,9 +89,16 @@ def measure(size: tuple[int, int], count: int, raster: str) -> dict[str, Any]:
         image = next(read_frames(clip)).image
     depth = scene_depth(size)
     seen = seen_faces(depth)
-    figures["mesh"] = rate(count, lambda: [seen_pixels(seen_faces(depth), width, height) for _ in range(count)])
     lens = intrinsics_from_fov(width, height)
-    albedo = np.dstack([image, seen_pixels(seen, width, height)])
+
+    def mesh_all() -> None:
+        for _ in range(count):
+            flags = seen_faces(depth)
+            edge_alpha(flags, width, height, None)
+            wall_widths(depth, flags, float(lens[0, 0]))
+
+    figures["mesh"] = rate(count, mesh_all)
+    albedo = np.dstack([image, edge_alpha(seen, width, height, None)])
     poses = orbit(count, 30, 4.0)
     with make_raster(raster, ray_grid(width, height, lens, 50.0), nearest=2.0) as backend:
         backend.set_frame(depth, albedo, seen)

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ex4d_engine.dwmesh.edges import edge_alpha, wall_widths
 from ex4d_engine.dwmesh.occlusion import seen_faces
 from ex4d_engine.dwmesh.ray_grid import ray_grid
 from ex4d_engine.dwmesh.repair import far_surface
@@ -161,7 +162,9 @@ def drawn_masks(
     masks = []
     with make_raster("opengl", grid, nearest=float(depth.min()), wall_share=wall_share) as raster:
         for frame, pose in zip(depth, path, strict=True):
-            raster.set_frame(frame, albedo, seen_faces(frame))
+            seen = seen_faces(frame)
+            albedo[..., 3] = edge_alpha(seen, width, height, None)
+            raster.set_frame(frame, albedo, seen, wall_widths(frame, seen, float(K[0, 0])))
             masks.append(raster.draw(K, np.linalg.inv(pose), (width, height)).mask)
     return np.stack(masks)
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ex4d_engine.dwmesh.walls import WALL_SHARE
 from ex4d_engine.evaluation.fill_cases import FillCase, Swing, fill_cases
 from ex4d_engine.evaluation.fill_conditioning import FillConditioning, conditioning, walled_conditioning
 from ex4d_engine.evaluation.fill_pictures import contact_sheet
@@ -40,7 +41,7 @@ EDGES_DEG: Final = (1.0, 15.0, 30.0, 45.0, 60.1)
 ORBIT: Final = Swing("0-60", (0, 60), (1 / 3, 2 / 3, 1))
 DIFFERS: Final = 40  # of 255, in a channel
 SHOWN_AT_DEG: Final = 25.0
-SHARES: Final = (math.inf, 0.5, 0.25, 0.15, 0.1)
+SHARES: Final = (math.inf, WALL_SHARE)
 
 
 def main() -> int:
@@ -76,7 +77,7 @@ def main() -> int:
 def conditionings() -> Iterator[tuple[str, Callable[[FillCase], FillConditioning]]]:
     """What is compared, by name."""
     for share in SHARES:
-        name = f"walls of {share:g}" if math.isfinite(share) else "closed walls"
+        name = "short walls" if math.isfinite(share) else "closed walls"
         yield name, lambda case, share=share: walled_conditioning(case, share)
     for kind in ("warp", "splats"):
         yield kind, lambda case, kind=kind: conditioning(case, kind)
