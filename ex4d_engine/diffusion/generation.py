@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ from .windows import (
 from .working_frames import ReadFrame, WorkingFrames
 
 Erosion = int | Literal["random"]
+
+FLOATS_OF_TILE: Final = 15
+"""Values a pixel that are there at once while a tile is encoded or decoded: colour and mask, and copies of both."""
+LATENT_COPIES: Final = 6
+"""Of a window's latents and noise."""
+BEING_WRITTEN: Final = 72
+"""Bytes a pixel of frames that are read, scaled and encoded: `BackgroundWriter` holds up to 12."""
+UNACCOUNTED: Final = 2**27
+"""What measured peaks are above the sum at most, with frames so small that it shows: the allocator's gaps."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +114,47 @@ class VideoPlan:
         """What is decoded at once of the second pass's frames: no more than is denoised at once."""
         return (self.tiles[0].height, self.tiles[0].width) if len(self.tiles) > 1 else None
 
-    def host_bytes(self, token_width: int, vae_bytes: int = 4) -> int:
-        """About what a window takes of the CPU's memory: frames, latents, the decoder's memory, tiles' conditioning.
+    def host_bytes(self, wan_vae: bool = True) -> int:
+        """About what the run takes of the main memory beside its models, on a graphics card; see docs/sizes.md.
 
         Args:
-            token_width: the transformer's width, 5120 in the 14B model.
-            vae_bytes: of a value in the VAE and in the camera encoder.
+            wan_vae: whether the VAE is Wan's, in float32; the bundled codec remembers next to nothing.
         """
-        size, frames = self.detail_size or self.size, self.windows[0].frames
-        # conditioning, its mask, the enlarged first pass, frames truncated and rounded; four latents of 16 channels
-        pixels = frames * size.width * size.height * (3 + 1 + 3 + 3 + 3)
-        latents = 4 * 16 * 4 * self.windows[0].latents * size.width * size.height // LATENT_STEP**2
-        tokens = sum(tile.width * tile.height // (2 * LATENT_STEP) ** 2 for tile in self.tiles)
-        conditioning = tokens * self.windows[0].latents * token_width * vae_bytes
-        decoder = decoder_bytes(size.height, size.width, vae_bytes, self.decoder_tile)
-        return pixels + latents + conditioning + decoder
+        channels = 16 if wan_vae else 48
+        size, window = self.detail_size or self.size, self.windows[0]
+        pixels, tile_pixels = size.width * size.height, self._tile_pixels
+        # conditioning and its mask, and the anchor; what is encoded or decoded of a tile, as floats, in several copies
+        frames = window.frames * 4 * pixels + max(one.overlap for one in self.windows) * 3 * pixels
+        of_tile = window.frames * FLOATS_OF_TILE * 4 * tile_pixels
+        # the rows and columns that tiles share wait for the next ones, and frames for their files
+        waiting = (
+            window.frames * 12 * size.width * LATENT_STEP**2 + BEING_WRITTEN * size.source_width * size.source_height
+        )
+        latents = 4 * channels * window.latents * pixels // LATENT_STEP**2 * LATENT_COPIES
+        # of every tile: the first frame's mask and latents, and what the camera encoder reads
+        of_tiles = 4 * (4 + 3 * channels) * window.latents * len(self.tiles) * tile_pixels // LATENT_STEP**2
+        decoder = 0
+        if wan_vae:
+            decoder = decoder_bytes(*self._decoded_at_once)
+            if len(self.windows) > 2 and self.detail_size is not None:  # the first pass, a window ahead, is not done
+                decoder += decoder_bytes(self.size.height, self.size.width)
+        return frames + of_tile + waiting + latents + of_tiles + decoder + UNACCOUNTED
+
+    def scratch_bytes(self) -> int:
+        """What the memory of Wan's decoder takes of the disk between windows, see `FileMemory`."""
+        if len(self.windows) == 1 or self.detail_size is None or self.decoder_tile is None:
+            return 0
+        return decoder_bytes(self.detail_size.height, self.detail_size.width, tile=self.decoder_tile)
+
+    @property
+    def _decoded_at_once(self) -> PixelTile:
+        size = self.detail_size or self.size
+        return self.decoder_tile or (size.height, size.width)
+
+    @property
+    def _tile_pixels(self) -> int:
+        height, width = self._decoded_at_once
+        return height * width
 
 
 def plan_video(num_frames: int, width: int, height: int, settings: VideoSettings, multiple: int = 16) -> VideoPlan:
@@ -158,11 +194,12 @@ def generate_video(
     prompt_embeds: PromptEmbeds,
     reporter: Reporter,
     store: LatentStore | None = None,
+    scratch: Path | None = None,
 ) -> Generator[NDArray[np.uint8], None, None]:
     """The generated frames in order, at full size.
 
     Memory does not grow with the clip's length: about `VideoPlan.host_bytes` on the CPU, on the device what one
-    window, or one tile of it, takes.
+    window, or one tile of it, takes; and `VideoPlan.scratch_bytes` on the disk.
 
     Args:
         pipeline: with its models where they are to compute.
@@ -173,13 +210,15 @@ def generate_video(
         prompt_embeds: positive and, under guidance, negative (1, L ≤ 512, text_dim).
         reporter: told each step under "denoise" and asked before it whether to go on.
         store: finished windows, from which a run that was stopped goes on with the same numbers.
+        scratch: a folder for what waits from one window to the next, which the caller removes; None keeps that in main
+            memory.
 
     Yields:
         (height, width, 3) uint8 RGB.
 
     Raises:
         Ex4dError: `model_missing` without a camera encoder; `model_invalid` when the model gives no numbers;
-            `out_of_memory`; `cancelled`.
+            `out_of_memory`; `cancelled`; `disk_full`.
         ValueError: guidance without a negative prompt; sizes that do not fit.
     """
     plan = plan_video(num_frames, width, height, settings, pipeline.size_multiple)
@@ -202,7 +241,7 @@ def generate_video(
         digest: str,
         tile: PixelTile | None = None,
     ) -> Iterator[Frames]:
-        denoising = DenoisePass(name, digest, settings.steps, first_step, settings.seed, settings.remedy, tile)
+        denoising = DenoisePass(name, digest, settings.steps, first_step, settings.seed, settings.remedy, tile, scratch)
         latent_size = (size.height // LATENT_STEP, size.width // LATENT_STEP)
         return denoise_windows(pipeline, plan.windows, prepare, denoising, latent_size, store, counter)
 
@@ -227,9 +266,10 @@ def generate_video(
         frames = runs("second", size, settings.first_detail_step, second_pass, digest, plan.decoder_tile)
     given = 0
     for run in frames:
-        for frame in run[: num_frames - given]:
-            yield to_source_size(frame, size)
+        for index in range(min(len(run), num_frames - given)):
+            yield to_source_size(run[index], size)
         given += len(run)
+        del run  # the next window needs the room
     counter.finish()
 
 

@@ -71,7 +71,7 @@ def second_pass_inputs(
 ) -> WindowInputs:
     """A window of the second pass: tile by tile, from the first pass's frames.
 
-    Nothing larger than a tile is encoded at once. Memory on the CPU: 7 bytes a pixel of the window, and the tiles'
+    Nothing larger than a tile is encoded at once. Memory on the CPU: 4 bytes a pixel of the window, and the tiles'
     conditioning.
 
     Args:
@@ -84,17 +84,15 @@ def second_pass_inputs(
     """
     colours, masks = working.window(window)
     size = working.size
-    width, height = first_size.content
-    start = np.stack(
-        [
-            enlarged(frame[:height, :width], (size.width, size.height), first_size.scale / size.scale)
-            for frame in first_pass.frames(window.start, window.stop)
-        ]
-    )
     conditionings = []
     for tile in tiles:
-        conditioning = _conditioning(pipeline, tile, colours, masks, anchor)
+        conditioning = _conditioning(pipeline, tile, colours, masks, anchor, waits=len(tiles) > 1)
         conditionings.append(conditioning if len(tiles) == 1 else conditioning.to("cpu"))
+    del colours, masks  # before there is another copy of all frames
+    width, height = first_size.content
+    start = np.empty((window.frames, size.height, size.width, 3), np.uint8)
+    for place, frame in zip(start, first_pass.frames(window.start, window.stop), strict=True):
+        place[:] = enlarged(frame[:height, :width], (size.width, size.height), first_size.scale / size.scale)
 
     def encoded(index: int) -> torch.Tensor:
         return pipeline.encode_video(_video(tiles[index].of_pixels(start))).cpu()
@@ -104,13 +102,20 @@ def second_pass_inputs(
 
 
 def _conditioning(
-    pipeline: Ex4dPipeline, tile: Tile, colours: Frames, masks: np.ndarray, anchor: Frames | None
+    pipeline: Ex4dPipeline,
+    tile: Tile,
+    colours: Frames,
+    masks: np.ndarray,
+    anchor: Frames | None,
+    *,
+    waits: bool = False,
 ) -> Conditioning:
     """The conditioning of one tile; the masks are eroded already, over the whole frame."""
     video, mask = preprocess.conditioning_videos(
         tile.of_pixels(colours), tile.of_pixels(masks), preprocess.no_erosion(len(colours))
     )
-    return pipeline.prepare_conditioning(*anchored(video, mask, None if anchor is None else tile.of_pixels(anchor)))
+    video, mask = anchored(video, mask, None if anchor is None else tile.of_pixels(anchor))
+    return pipeline.prepare_conditioning(video, mask, waits=waits)
 
 
 def _video(frames: Frames) -> torch.Tensor:

@@ -97,7 +97,7 @@ def to_source_size(frame: NDArray[np.uint8], size: WorkingSize) -> NDArray[np.ui
     width, height = size.content
     frame = frame[:height, :width]
     if size.scale == 1:
-        return np.ascontiguousarray(frame)
+        return frame.copy()  # no view: a frame that waits to be written would hold its whole window
     if size.scale > 1:
         back = [
             _apply(

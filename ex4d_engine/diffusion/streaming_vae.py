@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from .bundled_codec import BundledCodec
+from .decoder_memory import DecoderMemory, FileMemory, MainMemory, Place
 from .pipeline import Ex4dPipeline
 from .vae_bands import Memory, decode_in_bands, is_in_bands, moved
 
@@ -29,108 +31,136 @@ PIXELS: Final = 8
 """Of a latent's side."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of decoded frames; those of one call do not overlap and cover all of its frames.
+
+    Attributes:
+        frame: the first of its frames, counted within the call.
+        top, left: of its pixels.
+        pixels: (1, 3, n, h, w) in [−1, 1], on the CPU.
+    """
+
+    frame: int
+    top: int
+    left: int
+    pixels: torch.Tensor
+
+
 class StreamingDecoder:
     """Decodes a clip's latents as they come; the frames equal `Ex4dPipeline.decode_latents` of all of them at once.
 
-    The decoder's memory (`decoder_bytes`) waits on the CPU between calls, so that it takes nothing from the denoiser.
+    The decoder's memory (`decoder_bytes`) waits elsewhere between calls, so that it takes nothing from the denoiser.
     It belongs to this object alone: the VAE may encode and decode other videos in between, and a cancelled run leaves
     nothing behind in it.
 
-    With a `tile` each latent frame is decoded in overlapping tiles of at most that size, with a memory for each of
-    which only one at a time is on the device; they are crossfaded as in diffusers' tiled decoding. The device then
-    holds no more than a tile needs, the CPU all tiles' memories, overlaps twice. The bundled codec needs so little
-    that it takes whole frames. A VAE that computes in bands decodes tiles and whole frames in them; whole frames then
-    come all of a call at once.
+    With a `tile` frames are decoded in overlapping tiles of at most that size, each through all frames of a call, so
+    that the memory of only one is in hand; they are crossfaded as in diffusers' tiled decoding. The bundled codec
+    needs so little that it takes whole frames. A VAE that computes in bands decodes tiles and whole frames in them;
+    whole frames then come all of a call at once.
 
     Args:
         pipeline: its VAE, latent statistics and device are used.
         tile: None decodes whole frames.
         check: called often while frames are made that come at once; may raise to stop.
+        folder: where tiles' memories wait, see `FileMemory`; None keeps them in main memory, as a whole frame's is.
     """
 
     def __init__(
-        self, pipeline: Ex4dPipeline, tile: PixelTile | None = None, check: Callable[[], None] = lambda: None
+        self,
+        pipeline: Ex4dPipeline,
+        tile: PixelTile | None = None,
+        check: Callable[[], None] = lambda: None,
+        folder: Path | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._tile = None if isinstance(pipeline.vae, BundledCodec) else tile
         self._check = check
-        # of each tile: one of the whole decoder, or one of its small layers and of each band
-        self._memories: dict[tuple[int, int], list[Memory]] = {}
+        self._memory: DecoderMemory = MainMemory() if folder is None or self._tile is None else FileMemory(folder)
         self._started = False
-        self._ends_here = False
 
-    def peek(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As `frames`, but this decoder stays where it is: frames ahead of the ones that are final."""
-        ahead = StreamingDecoder(self._pipeline, self._tile, self._check)
-        ahead._memories = dict(self._memories)
-        ahead._started = self._started
-        ahead._ends_here = True
-        return ahead.frames(latents)
+    def frames(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The frames of the clip's next latents, decoded as whole frames, without a `tile`.
+
+        Yields:
+            (1, 3, 1, H, W) for the clip's first latent frame, (1, 3, 4, H, W) for every other, as of `Part`.
+        """
+        assert self._tile is None
+        return (part.pixels for part in self.parts(latents))
 
     @torch.no_grad()
-    def frames(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The frames of the clip's next latents.
+    def parts(self, latents: torch.Tensor, ahead: int = 0, *, is_last: bool = False) -> Iterator[Part]:
+        """The frames of the clip's next latents, in parts.
 
         Args:
             latents: (1, 16, f, h, w) normalised, on any device; all calls of one clip agree in h and w.
+            ahead: how many of them, from the end, are only looked at: the next call begins with the first of these.
+            is_last: nothing follows, so that nothing is to be remembered.
 
         Yields:
-            (1, 3, 1, H, W) for the clip's first latent frame, (1, 3, 4, H, W) for every other, in [−1, 1], on the
-            CPU. A decoder whose iterator was left in the middle is of no further use.
+            Of the clip's first latent frame one frame, of every other four. A decoder whose iterator was left in the
+            middle is of no further use.
+
+        Raises:
+            Ex4dError: `disk_full`, `read_only` for the folder.
         """
+        tiling = _Tiling.of(latents.shape[-2], latents.shape[-1], self._tile)
+        if tiling.is_whole:
+            frame = 0
+            for pixels in self._decoded((0, 0), latents, ahead, is_last):
+                yield Part(frame, 0, 0, pixels.clamp(-1, 1))
+                frame += pixels.shape[2]
+        else:
+            yield from self._tiled(latents, tiling, ahead, is_last)
+        self._started = True
+        if is_last:
+            self._memory.clear()
+
+    def _tiled(self, latents: torch.Tensor, tiling: _Tiling, ahead: int, is_last: bool) -> Iterator[Part]:
+        """Tile by tile, row by row, each crossfaded with those above and to the left by the VAE's own functions."""
+        vae, rows, columns = self._pipeline.vae, tiling.rows, tiling.columns
+        above: dict[int, torch.Tensor] = {}  # what the tiles of the row before share with this one
+        for i, top in enumerate(rows.starts):
+            before: torch.Tensor | None = None  # what the tile before shares with this one
+            for j, left in enumerate(columns.starts):
+                part = latents[..., top : top + rows.tile, left : left + columns.tile]
+                tile = torch.cat(list(self._decoded((top, left), part, ahead, is_last)), dim=2)
+                if i > 0:
+                    tile = vae.blend_v(above[j], tile, rows.overlap * PIXELS)
+                if before is not None:
+                    tile = vae.blend_h(before, tile, columns.overlap * PIXELS)
+                above[j] = tile[..., -rows.overlap * PIXELS :, :].clone()  # not a view, which would keep the tile
+                before = tile[..., -columns.overlap * PIXELS :].clone()
+                kept = tile[..., : rows.kept(i), : columns.kept(j)].clamp(-1, 1)
+                del tile
+                yield Part(0, top * PIXELS, left * PIXELS, kept)
+
+    def _decoded(self, place: Place, latents: torch.Tensor, ahead: int, is_last: bool) -> Iterator[torch.Tensor]:
+        """The frames of each latent frame of a tile, not clamped, on the CPU."""
+        until = latents.shape[2] - ahead
+        memories = self._memory.get(place)
+        yield from self._advanced(memories, latents[:, :, :until], not self._started)
+        if not is_last:
+            self._memory.put(place, memories)
+        if ahead:
+            yield from self._advanced(memories, latents[:, :, until:], False)
+
+    def _advanced(self, memories: list[Memory], latents: torch.Tensor, first: bool) -> Iterator[torch.Tensor]:
+        """As `_decoded`; `memories`, empty before the start, are brought up to date in place."""
         vae = self._pipeline.vae
         mean, std = self._pipeline.latent_statistics()
-        tiling = _Tiling.of(latents.shape[-2], latents.shape[-1], self._tile)
-        if not tiling.is_whole:
-            for index in range(latents.shape[2]):
-                latent = latents[:, :, index : index + 1].to(mean.device)
-                yield self._tiled((latent * std + mean).to(vae.dtype), tiling)
-            return
         if is_in_bands(vae):
             scaled = (latents.to(mean.device) * std + mean).to(vae.dtype)
-            frames = self._in_bands((0, 0), scaled)
-            self._started = True
-            yield from (pixels.clamp(-1, 1) for pixels in frames)
+            yield from decode_in_bands(vae, scaled, memories, first, self._check)
             return
-        memory = moved(self._memory_of((0, 0)), mean.device)
+        if not memories:
+            count = 1 if isinstance(vae, BundledCodec) else vae._cached_conv_counts["decoder"]
+            memories.append([None] * count)
+        memory = memories[0] = moved(memories[0], mean.device)
         for index in range(latents.shape[2]):
+            self._check()
             latent = latents[:, :, index : index + 1].to(mean.device)
-            pixels = _decode_one(vae, (latent * std + mean).to(vae.dtype), memory, first=not self._started)
-            self._started = True
-            yield pixels.clamp(-1, 1).cpu()
-        if not self._ends_here:
-            self._memories[0, 0] = [moved(memory, "cpu")]
-
-    def _tiled(self, latent: torch.Tensor, tiling: _Tiling) -> torch.Tensor:
-        """The frames of one latent frame, decoded tile by tile and blended as diffusers blends them."""
-        vae = self._pipeline.vae
-        rows: list[list[torch.Tensor]] = []
-        for top in tiling.rows.starts:
-            row = []
-            for left in tiling.columns.starts:
-                part = latent[..., top : top + tiling.rows.tile, left : left + tiling.columns.tile]
-                if is_in_bands(vae):
-                    row += self._in_bands((top, left), part)
-                    continue
-                memory = moved(self._memory_of((top, left)), latent.device)
-                row.append(_decode_one(vae, part, memory, first=not self._started).cpu())
-                self._memories[top, left] = [moved(memory, "cpu")]
-            rows.append(row)
-        self._started = True
-        return tiling.blended(vae, rows).clamp(-1, 1)
-
-    def _in_bands(self, place: tuple[int, int], latents: torch.Tensor) -> list[torch.Tensor]:
-        """The frames of the next latents of a tile, in bands."""
-        memories = list(self._memories.get(place, ()))
-        frames = decode_in_bands(self._pipeline.vae, latents, memories, not self._started, self._check)
-        self._memories[place] = memories
-        return frames
-
-    def _memory_of(self, place: tuple[int, int]) -> Memory:
-        if place in self._memories:
-            return self._memories[place][0]
-        vae = self._pipeline.vae
-        return [None] * (1 if isinstance(vae, BundledCodec) else vae._cached_conv_counts["decoder"])
+            yield _decode_one(vae, (latent * std + mean).to(vae.dtype), memory, first=first and index == 0).cpu()
 
 
 @dataclass(frozen=True)
@@ -173,20 +203,6 @@ class _Tiling:
         """Of a frame of `height` × `width` latent pixels."""
         rows, columns = (height, width) if tile is None else (side // PIXELS for side in tile)
         return cls(_Axis.of(height, rows), _Axis.of(width, columns))
-
-    def blended(self, vae: AutoencoderKLWan, rows: list[list[torch.Tensor]]) -> torch.Tensor:
-        """The whole frames, each tile crossfaded with those above and to the left by the VAE's own functions."""
-        bands = []
-        for i, row in enumerate(rows):
-            kept = []
-            for j, tile in enumerate(row):
-                if i > 0:
-                    tile = vae.blend_v(rows[i - 1][j], tile, self.rows.overlap * PIXELS)
-                if j > 0:
-                    tile = vae.blend_h(row[j - 1], tile, self.columns.overlap * PIXELS)
-                kept.append(tile[..., : self.rows.kept(i), : self.columns.kept(j)])
-            bands.append(torch.cat(kept, dim=-1))
-        return torch.cat(bands, dim=-2)
 
 
 @apply_forward_hook  # brings an offloaded VAE to the device, as its own `decode` does

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from . import preprocess
 from .latent_store import LatentStore
 from .pipeline import Ex4dPipeline, Velocity
 from .scheduler import set_sampling_steps
-from .streaming_vae import PixelTile, StreamingDecoder
+from .streaming_vae import PIXELS, PixelTile, StreamingDecoder
 
 FRAME_STEP = 4
 """Frames a latent frame stands for, but for the first."""
@@ -182,6 +183,7 @@ class DenoisePass:
         seed: of the noise field.
         remedy: what to do if the model gives no numbers, a sentence.
         decoder_tile: largest part of a frame that is decoded at once; None decodes whole frames.
+        decoder_folder: where the decoder's memory of tiles waits between windows; None keeps it in main memory.
     """
 
     name: str
@@ -191,6 +193,7 @@ class DenoisePass:
     seed: int = 0
     remedy: str = "Set the precision to exact and run again."
     decoder_tile: PixelTile | None = None
+    decoder_folder: Path | None = None
 
     def key(self, window: Window) -> str:
         return f"{self.name}_{window.index:04d}.{self.digest[:16]}"
@@ -233,7 +236,8 @@ def denoise_windows(
 ) -> Iterator[Frames]:
     """The clip's frames, window by window.
 
-    Memory: latents and noise of one window, the decoder's memory and the frames of one window.
+    Memory: latents and noise of one window, its frames that are new and its anchor, and the decoder's memory of one
+    tile; all tiles' without a `decoder_folder`.
 
     Args:
         pipeline: denoises and decodes.
@@ -248,10 +252,10 @@ def denoise_windows(
         The frames that no later window changes any more; together they are the padded clip.
 
     Raises:
-        Ex4dError: `model_invalid` when a step gives no numbers; `out_of_memory`; `cancelled`.
+        Ex4dError: `model_invalid` when a step gives no numbers; `out_of_memory`; `cancelled`; `disk_full`.
     """
     noise = NoiseField(denoising.seed, pipeline.vae.config.z_dim, *latent_size)
-    decoder = StreamingDecoder(pipeline, denoising.decoder_tile, counter.check)
+    decoder = StreamingDecoder(pipeline, denoising.decoder_tile, counter.check, denoising.decoder_folder)
     former: torch.Tensor | None = None  # the former window's latents in the overlap
     anchor: Frames | None = None
     for window, following in zip(plan, (*plan[1:], None), strict=True):
@@ -261,31 +265,56 @@ def denoise_windows(
         if latents is None:
             with pipeline.released():
                 inputs = prepare(window, anchor)
+                anchor = None
                 latents = _denoised_window(pipeline, window, inputs, denoising, field, former, counter)
+            del inputs
             store.save(denoising.key(window), latents)
         else:
             counter.advance(denoising.steps - denoising.first_step)
 
         first = 1 if window.index else 0
         last = following.latent_start - window.latent_start if following else window.latents - 1
-        frames, rounded = _decoded(pipeline, decoder.frames(latents[:, :, first : last + 1]), counter)
-        if following is not None:
-            former = latents[:, :, last + 1 :]
-            _, shared = _decoded(pipeline, decoder.peek(former), counter)
-            anchor = np.concatenate([rounded[-1:], shared])
-        del rounded  # the caller may take its time
+        former = latents[:, :, last + 1 :] if following else None
+        with pipeline.released():
+            frames, anchor = _decoded(decoder, window, latents[:, :, first:], former)
+        del latents
         yield frames
+        del frames  # the next window needs the room
 
 
-def _decoded(pipeline: Ex4dPipeline, videos: Iterator[torch.Tensor], counter: StepCounter) -> tuple[Frames, Frames]:
-    """A decoder's frames, truncated as the pipeline gives them, and rounded, whose mean is not lower."""
-    truncated, rounded = [], []
-    with pipeline.released():
-        for video in videos:
-            counter.check()
-            truncated.append(preprocess.uint8_frames(video))
-            rounded.append(preprocess.uint8_frames(video + 1 / 255))
-    return np.concatenate(truncated), np.concatenate(rounded)
+def _decoded(
+    decoder: StreamingDecoder, window: Window, latents: torch.Tensor, former: torch.Tensor | None
+) -> tuple[Frames, Frames | None]:
+    """What is decoded of a window, part by part.
+
+    Args:
+        decoder: in front of these latents.
+        window: which they are of.
+        latents: (1, C, f, h, w) of the frames that no earlier window has made.
+        former: the last of them, which the next window changes still; None in the last window.
+
+    Returns:
+        The frames that are final, truncated as the pipeline gives them; and the next window's anchor, the last of them
+        and those that are not final, rounded, so that their mean is not lower.
+    """
+    ahead = 0 if former is None else former.shape[2]
+    total = FRAME_STEP * latents.shape[2] - (0 if window.index else FRAME_STEP - 1)
+    final = total - FRAME_STEP * ahead
+    size = (latents.shape[-2] * PIXELS, latents.shape[-1] * PIXELS, 3)
+    frames = np.empty((final, *size), np.uint8)
+    anchor = None if former is None else np.empty((total - final + 1, *size), np.uint8)
+    for part in decoder.parts(latents, ahead, is_last=former is None):
+        count, height, width = part.pixels.shape[2:]
+        rows, columns = slice(part.top, part.top + height), slice(part.left, part.left + width)
+        if part.frame < final:
+            of_part = part.pixels[:, :, : final - part.frame]
+            frames[part.frame : part.frame + of_part.shape[2], rows, columns] = preprocess.uint8_frames(of_part)
+        if anchor is not None and part.frame + count >= final:
+            start = max(part.frame, final - 1)
+            of_part = part.pixels[:, :, start - part.frame :] + 1 / 255
+            start -= final - 1
+            anchor[start : start + of_part.shape[2], rows, columns] = preprocess.uint8_frames(of_part)
+    return frames, anchor
 
 
 def _denoised_window(

@@ -39,7 +39,7 @@ from .lead_in import FramePair
 
 PREVIEW_EVERY: Final = 8
 SCRATCH_NAME: Final = "decoder"
-"""In a take's folder: what the decoder remembers of the tiles of large frames, from one window to the next."""
+"""In a take's folder, one a rank: what the decoder remembers of tiles of large frames, from one window to the next."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,15 @@ def run_job(job: DiffusionJob, reporter: Reporter) -> Take:
         if ranks < wanted:
             reporter.log(f"{ranks} of the {wanted} graphics cards can share this work.")
     check_main_memory(ranks * _frame_bytes(plan, size))
-    if size.has_wan_vae:
-        prepare_folder(job.take.root, need_bytes=ranks * plan.scratch_bytes())
-    if ranks == 1:
-        return run_rank(None, job=job, reporter=reporter)
-    release_kept()
-    kind: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
-    result: Take = run_parallel(ParallelJob(f"{__name__}:run_rank", {"job": job}), ranks, kind, reporter)
-    return result
+    with _without_scratch(job.take):
+        if size.has_wan_vae:
+            prepare_folder(job.take.root, need_bytes=ranks * plan.scratch_bytes())
+        if ranks == 1:
+            return run_rank(None, job=job, reporter=reporter)
+        release_kept()
+        kind: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
+        result: Take = run_parallel(ParallelJob(f"{__name__}:run_rank", {"job": job}), ranks, kind, reporter)
+        return result
 
 
 def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | None = None) -> Take:
@@ -136,10 +137,8 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
             take = _recorded(take, record)
         else:
             store = _ReadOnly(store)
-        with (
-            _forwards_recorded(take, ready.pipeline.transformer, is_first) as forwards,
-            _scratch(take, ranks.rank if ranks is not None else 0) as scratch,
-        ):
+        scratch = take.root / f"{SCRATCH_NAME}_{0 if ranks is None else ranks.rank}"
+        with _forwards_recorded(take, ready.pipeline.transformer, is_first) as forwards:
             frames = generate_video(
                 ready.pipeline,
                 lambda index: _read(job.conditioning[index]),
@@ -169,14 +168,18 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
 
 
 @contextmanager
-def _scratch(take: Take, rank: int) -> Iterator[Path]:
-    """A folder of the rank's own in the take's, not made yet; it goes with the block, and a killed run's before it."""
-    folder = take.root / f"{SCRATCH_NAME}_{rank}"
-    shutil.rmtree(folder, ignore_errors=True)
+def _without_scratch(take: Take) -> Iterator[None]:
+    """Before and after the block there is nothing of any rank: neither a killed run's nor a killed rank's."""
+
+    def remove() -> None:
+        for folder in take.root.glob(f"{SCRATCH_NAME}_*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    remove()
     try:
-        yield folder
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
 
 
 @contextmanager

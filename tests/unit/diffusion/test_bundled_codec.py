@@ -148,8 +148,7 @@ def test_the_pipeline_encodes_decodes_and_streams_with_it() -> None:
     latents = pipeline.encode_video(clip)
     at_once = pipeline.decode_latents(latents)
     decoder = StreamingDecoder(pipeline)
-    first = list(decoder.frames(latents[:, :, :2]))
-    ahead = torch.cat(list(decoder.peek(latents[:, :, 2:3])), dim=2)
+    *first, ahead = (part.pixels for part in decoder.parts(latents[:, :, :3], ahead=1))
     rest = list(decoder.frames(latents[:, :, 2:]))
 
     assert latents.shape == (1, LATENT, 4, 3, 5)

@@ -234,6 +234,21 @@ def test_memory_does_not_grow_with_the_clip(pipeline: Ex4dPipeline) -> None:
     assert peak(37) < 1.2 * peak(17)
 
 
+def test_what_waits_on_the_disk_changes_nothing(pipeline: Ex4dPipeline, fine_video: np.ndarray, tmp_path: Path) -> None:
+    folder, waited = tmp_path / "decoder", 0
+    frames = []
+    for frame in generate_video(pipeline, Clip(48, 96), 14, 96, 48, FINE, EMBEDS, Bar(), None, folder):
+        frames.append(frame)
+        waited = max(waited, len(list(folder.iterdir())))
+    assert np.array_equal(np.stack(frames), fine_video)
+    assert waited == 3 and not list(folder.iterdir())  # tiles of the decoder; after the last window nothing waits
+
+
+def test_a_frame_that_waits_to_be_written_holds_no_other(pipeline: Ex4dPipeline) -> None:
+    frames = generate_video(pipeline, Clip(32, 48), 5, 48, 32, SMALL, EMBEDS, Bar())
+    assert all(frame.base is None for frame in frames)
+
+
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
@@ -300,10 +315,13 @@ def test_plans_to_be_shown_beforehand() -> None:
     assert (large.detail_size.width, large.detail_size.height) == (4096, 2160)
     assert len(large.tiles) == 66 and len(large.windows) == 3
     assert large.steps == 3 * (25 + 10) and large.forwards == 3 * 2 * (25 + 10 * 66)
-    # 5 of frames, 17 of tiles' conditioning and 98 of the decoder's memory, in tiles
-    assert large.host_bytes(5120) / 2**30 == pytest.approx(120, abs=2)
+    # 4.8 of the decoder's memory, of a tile and of the first pass; 2.0 of frames, 0.7 of a tile's, 0.7 of latents
+    assert large.host_bytes() / 2**30 == pytest.approx(9.6, abs=0.2)
+    assert large.scratch_bytes() / 2**30 == pytest.approx(98, abs=1)  # the decoder's memory of all tiles
+    assert plan_video(229, 4096, 2160, VideoSettings(detail_area=4096 * 2160)).host_bytes() == large.host_bytes()
+    assert plan_video(49, 4096, 2160, VideoSettings(detail_area=4096 * 2160)).scratch_bytes() == 0
     assert (base.decoder_tile, large.decoder_tile) == (None, (512, 512))
-    assert base.host_bytes(5120) / 2**30 == pytest.approx(2.5, abs=0.1)
+    assert base.host_bytes() / 2**30 == pytest.approx(3.2, abs=0.2) and base.scratch_bytes() == 0
 
     fast = plan_video(49, 1920, 1080, VideoSettings(steps=4, guidance_scale=1.0))
     assert fast.forwards == 4

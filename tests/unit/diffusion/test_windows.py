@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ex4d_engine.diffusion import preprocess, windows
 from ex4d_engine.diffusion.latent_store import NoStore
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
+from ex4d_engine.diffusion.streaming_vae import Part
 from ex4d_engine.diffusion.windows import (
     DenoisePass,
     Frames,
@@ -283,13 +284,14 @@ class LinearDecoder:
     def __init__(self, *_: object) -> None:
         self.started = False
 
-    def frames(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def parts(self, latents: torch.Tensor, ahead: int = 0, *, is_last: bool = False) -> Iterator[Part]:
+        frame = 0
         for index in range(latents.shape[2]):
             pixels = latents[:, :3, index].repeat_interleave(8, -2).repeat_interleave(8, -1) / 4
-            yield pixels[:, :, None].expand(-1, -1, 4 if self.started else 1, -1, -1)
+            count = 4 if self.started else 1
+            yield Part(frame, 0, 0, pixels[:, :, None].expand(-1, -1, count, -1, -1))
             self.started = True
-
-    peek = frames
+            frame += count
 
 
 def drifting_oracle(offsets: float) -> Callable[[Window, Frames | None], WindowInputs]:
@@ -334,6 +336,14 @@ def test_no_seam_where_windows_drift(
     monkeypatch.setattr(windows, "overlap_shares", lambda latents: torch.ones(1, 1, latents, 1, 1))
     cut = seam(run(pipeline, plan, oracle), plan)
     assert blended < 1.5 < cut
+
+
+def test_windows_that_share_a_single_frame(pipeline: Ex4dPipeline) -> None:
+    """No latent frame, as a window's first stands for itself."""
+    plan = plan_windows(17, 9, 1)
+    assert [(window.start, window.overlap_latents) for window in plan] == [(0, 0), (8, 0)]
+    frames = run(pipeline, plan, model_denoiser(pipeline, conditioning(17, HEIGHT, WIDTH)))
+    assert frames.shape == (17, HEIGHT, WIDTH, 3)
 
 
 def test_no_seam_on_a_static_scene(pipeline: Ex4dPipeline) -> None:

@@ -16,7 +16,7 @@ from ex4d_engine.diffusion.placement import enable_cache
 from ex4d_engine.diffusion.preset_defaults import DEFAULTS
 from ex4d_engine.diffusion.run_plan import RuntimeOptions
 from ex4d_engine.diffusion.tiers import TIERS, Tier
-from ex4d_engine.errors import Ex4dError
+from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.models import store
 from ex4d_engine.preview_fill import FILL_VERSION
 from ex4d_engine.progress import Silent
@@ -144,7 +144,6 @@ def test_a_cache_is_refused_where_ranks_share_a_branch_and_before_any_rank_is_st
 def test_frames_too_large_for_the_main_memory_are_refused_before_models_are_loaded(
     shot: Shot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The decoder's memory of a frame of 4096 × 2160 waits there, a hundred gigabytes."""
     monkeypatch.setattr(diffusion_run.VideoPlan, "host_bytes", lambda *_: 10**15)
     monkeypatch.setattr(diffusion_run, "run_rank", lambda *_, **__: pytest.fail("the run began"))
     options = GenerateOptions(**{**QUICK.to_json(), "detail": "full"})
@@ -152,6 +151,49 @@ def test_frames_too_large_for_the_main_memory_are_refused_before_models_are_load
         generate(shot, conditioned(shot), "final", Silent(), options=options)
     assert caught.value.code == "out_of_memory" and "main memory" in caught.value.message
     assert "931323 GiB" in caught.value.message and "detail" in caught.value.hint
+
+
+def test_a_disk_too_small_for_what_the_decoder_remembers_is_refused_before_models_are_loaded(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion_run.VideoPlan, "scratch_bytes", lambda _: 10**18)
+    monkeypatch.setattr(diffusion_run, "run_rank", lambda *_, **__: pytest.fail("the run began"))
+    with pytest.raises(Ex4dError) as caught:
+        generate(shot, conditioned(shot), "final", Silent(), options=QUICK)
+    assert caught.value.code == "disk_full"
+
+
+def test_what_waits_between_windows_is_in_the_take_and_goes_however_the_run_ends(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed run left goes, too."""
+    seen: list[int] = []
+    take = conditioned(shot, 10)
+    folder, of_another_rank = take.root / "decoder_0", take.root / "decoder_3"
+    folder.mkdir()
+    of_another_rank.mkdir()
+    (folder / "left.bin").write_bytes(b"by a killed run")
+
+    class Stopped(Silent):
+        limit = 10**6
+
+        def check(self) -> None:
+            waiting = len(list(folder.glob("*_*.bin")))
+            if waiting:
+                seen.append(waiting)
+                assert not (folder / "left.bin").exists()
+            if len(seen) > self.limit:
+                self.cancelled.set()
+            super().check()
+
+    stopped = Stopped()
+    stopped.limit = 2
+    options = GenerateOptions(**{**WINDOWED, "detail": "full"})
+    with pytest.raises(Cancelled):
+        generate(shot, take, "final", stopped, options=options)
+    assert max(seen) > 0 and not folder.exists() and not of_another_rank.exists()
+    done = generate(shot, take, "final", Stopped(), options=options)
+    assert max(seen) > 1 and not folder.exists() and done.is_finished
 
 
 def test_options_that_preview_has_no_use_for_are_named(shot: Shot) -> None:
