@@ -6,7 +6,8 @@ the user's objects are linked; the user's scene, camera, visibility, materials a
 touched, so that nothing has to be put back, whatever fails. Between two frames nothing of ours is in the file:
 the user may save, undo or go on working.
 
-One render gives both pictures: unseen faces are held out as far as the take's walls reach, so alpha is the mask.
+One render gives both pictures: unseen faces are held out as far as the take's walls reach, so alpha is the mask. Where
+walls are short, the copies have cards for the pixels at the plate's edges, too (card_nodes.py).
 The sample lies at the pixel's centre, alpha is therefore 0 or 255. Workbench is faster but cannot do this: it draws
 one texture and nothing else, and at the source view it would leave holes along every edge in depth (see
 plate_material.py).
@@ -33,14 +34,17 @@ from ..ex4d_engine.shot import Shot
 from ..ex4d_engine.take import Take, save_take, with_record
 from . import compat
 from .camera_sampling import set_camera
+from .card_nodes import card_group
 from .depth_nodes import SOURCE_Z_ATTRIBUTE
+from .exact_settings import apply_exact_settings, empty
 from .exact_texture import sample_without_mipmaps
+from .frame_images import load_frame
 from .mesh_import import ImportedShot, imported_in, plate_objects
 from .pixel_files import read_rgba, write_png
-from .plate_images import load_sequence
 from .plate_material import (
     ALBEDO_NODE,
     VERTEX_REACH,
+    card_material,
     conditioning_material,
     is_plate_material,
     set_vertex_reach,
@@ -177,15 +181,16 @@ def _draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(H,W,3) colour and (H,W) mask of output frame `number`."""
     size = (take.width, take.height)
+    frame = _scene_frame(shot, take, number, camera)
     is_source_view = _is_source_view(shot, camera, size)
     with (
         tempfile.TemporaryDirectory(prefix=".conditioning.", dir=take.root) as folder,
-        _conditioning_scene(scene, imported, shot, take, include_cg, engine) as (stage, materials),
+        _conditioning_scene(scene, imported, shot, take, frame, include_cg, engine) as (stage, materials),
     ):
         still = Path(folder) / "still.png"
         stage.render.resolution_x, stage.render.resolution_y = size
         stage.render.filepath = str(still)
-        stage.frame_set(_scene_frame(shot, take, number, camera))
+        stage.frame_set(frame)
         set_camera(stage, stage.camera, camera, size)
         _set_clipping(stage.camera, shot, camera, NEAR_SHARE[engine])
         for material in materials:
@@ -247,9 +252,13 @@ def _set_clipping(item: bpy.types.Object, shot: Shot, camera: CameraFrame, near_
 
 @contextmanager
 def _conditioning_scene(
-    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, take: Take, include_cg: bool, engine: str
+    scene: bpy.types.Scene, imported: ImportedShot, shot: Shot, take: Take, frame: int, include_cg: bool, engine: str
 ) -> Iterator[tuple[bpy.types.Scene, list[bpy.types.Material]]]:
-    """A scene with copies of the plate's objects, a camera and, if asked, the user's; and the plate's materials."""
+    """A scene with copies of the plate's objects, a camera and, if asked, the user's; and the plate's materials.
+
+    Args:
+        frame: of the scene, which is to be drawn.
+    """
     plate, plates = shot.require_plate(), plate_objects(imported, scene)
     if not plates:
         raise Ex4dError(
@@ -267,23 +276,27 @@ def _conditioning_scene(
     made: list[bpy.types.ID] = []
     try:
         stage.name = SCENE_NAME
-        _empty(stage, active_layer(scene).name)
-        _apply_exact_settings(stage, engine, include_cg)
+        empty(stage, active_layer(scene).name)
+        apply_exact_settings(stage, engine, include_cg)
         camera = bpy.data.objects.new(SCENE_NAME, bpy.data.cameras.new(SCENE_NAME))
         made += [camera, camera.data]
         stage.collection.objects.link(camera)
         stage.camera = camera
-        walls = _walls(scene, plates, shot, take)
+        number = min(max(frame, plate.numbers[0]), plate.numbers[-1])
+        walls = _walls(scene, plates, shot, take, number, made)
+        edges = None
         if walls is not None:
-            made.append(walls.depth)
-        if walls is not None and engine == "CYCLES":
-            stage.cycles.transparent_max_bounces = MOST_REMOVED_WALLS
+            edges = load_frame(shot.albedo_file(number), f"{SCENE_NAME} edges")
+            made.append(edges)
+            if engine == "CYCLES":
+                stage.cycles.transparent_max_bounces = MOST_REMOVED_WALLS
         materials: dict[str, bpy.types.Material] = {}
         for item in plates:
             copy = item.copy()
             made.append(copy)
             stage.collection.objects.link(copy)
-            for slot in copy.material_slots:
+            cards: dict[int, bpy.types.Material] = {}
+            for index, slot in enumerate(copy.material_slots):
                 original = slot.material
                 if not is_plate_material(original):
                     continue  # what the user painted over the plate is drawn as it is, and counts as seen
@@ -292,8 +305,15 @@ def _conditioning_scene(
                     made.append(material)
                     if engine == "EEVEE":
                         sample_without_mipmaps(material, ALBEDO_NODE, (plate.width, plate.height))
+                if edges is not None:
+                    cards[index] = card_material(original)
+                    made.append(cards[index])
                 slot.link = "OBJECT"  # a slot of the copy, not of the mesh data that it shares with the original
                 slot.material = materials[original.name_full]
+            if edges is not None and cards:
+                modifier = copy.modifiers.new(f"{SCENE_NAME} cards", "NODES")
+                modifier.node_group = card_group(f"{SCENE_NAME} cards", edges, shot, cards)
+                made.append(modifier.node_group)
         for item in own:
             stage.collection.objects.link(item)
         yield stage, list(materials.values())
@@ -302,71 +322,22 @@ def _conditioning_scene(
         bpy.data.batch_remove(made)
 
 
-def _walls(scene: bpy.types.Scene, plates: list[bpy.types.Object], shot: Shot, take: Take) -> Walls | None:
-    """How far the take draws unseen faces, with a depth image of its own; None for all the way."""
+def _walls(
+    scene: bpy.types.Scene,
+    plates: list[bpy.types.Object],
+    shot: Shot,
+    take: Take,
+    number: int,
+    made: list[bpy.types.ID],
+) -> Walls | None:
+    """How far the take draws unseen faces of shot frame `number`, with images added to `made`; None for all the way."""
     if not math.isfinite(take.wall_share):
         return None
     depsgraph = depsgraph_of(scene)
     kept_z = all(SOURCE_Z_ATTRIBUTE in item.evaluated_get(depsgraph).data.attributes for item in plates)
-    plate = shot.require_plate()
-    depth = load_sequence(shot.depth_file(plate.first), f"{SCENE_NAME} depth", plate, is_colour=False)
-    depth.use_half_precision = False  # EEVEE: as half floats depths would be a two-thousandth off
-    return Walls(take.wall_share, depth, plate, kept_z)
-
-
-def _empty(stage: bpy.types.Scene, layer_name: str) -> None:
-    """Takes everything out of the copied scene that could draw or move something; one view layer stays."""
-    for child in list(stage.collection.children):
-        stage.collection.children.unlink(child)
-    for item in list(stage.collection.objects):
-        stage.collection.objects.unlink(item)
-    for layer in list(stage.view_layers):
-        if layer.name != layer_name:
-            stage.view_layers.remove(layer)
-    layer = stage.view_layers[0]
-    layer.use = True
-    layer.material_override = None
-    stage.animation_data_clear()  # animated render settings would come back at every frame
-    stage.timeline_markers.clear()  # markers switch cameras
-    stage.background_set = None
-
-
-def _apply_exact_settings(stage: bpy.types.Scene, engine: str, include_cg: bool) -> None:
-    """Settings with which a picture comes out as it went in: measured, 0 of 255 from the source camera."""
-    render = stage.render
-    render.engine = compat.CYCLES if engine == "CYCLES" else compat.eevee_engine()
-    render.resolution_percentage = 100
-    render.film_transparent = True
-    render.dither_intensity = 0.0
-    render.filter_size = 0.01
-    for off in (
-        "use_border",
-        "use_compositing",
-        "use_freestyle",
-        "use_motion_blur",
-        "use_multiview",
-        "use_persistent_data",
-        "use_sequencer",
-        "use_stamp",
-    ):
-        setattr(render, off, False)
-    compat.set_still_png(render)
-    stage.display_settings.display_device = "sRGB"
-    view = stage.view_settings
-    view.view_transform, view.look = "Standard", "None"
-    view.exposure, view.gamma = 0.0, 1.0
-    view.use_curve_mapping = False
-    if hasattr(view, "use_white_balance"):  # 4.3 on
-        view.use_white_balance = False
-    if not include_cg:
-        stage.world = None
-    if engine == "CYCLES":
-        cycles = stage.cycles
-        # not the box filter: from the second sample on it is a pixel wide, whatever its width is set to
-        cycles.pixel_filter_type, cycles.filter_width = "BLACKMAN_HARRIS", 0.01
-        cycles.film_exposure = 1.0
-        cycles.use_denoising = False  # it would smooth the plate
-        if not include_cg:
-            cycles.samples, cycles.max_bounces, cycles.use_adaptive_sampling = 1, 0, False
-    elif not include_cg:
-        stage.eevee.taa_render_samples = 1
+    depth, widths = load_frame(shot.depth_file(number), f"{SCENE_NAME} depth"), None
+    made.append(depth)
+    if shot.width_file(number).is_file():  # not in a shot of an earlier version
+        widths = load_frame(shot.width_file(number), f"{SCENE_NAME} widths")
+        made.append(widths)
+    return Walls(take.wall_share, depth, widths, shot.require_geometry().intrinsics[0][0], shot.require_plate(), kept_z)

@@ -3,17 +3,21 @@
 
 A small z-buffer: every face is sampled at half a pixel's distance or closer, the nearest sample of a pixel
 decides, and a pixel is covered when that lies on a seen face. With short walls an unseen face is not there past their
-end, and the back of a seen one covers nothing (ex4d_engine/dwmesh/walls.py). The pictures are about a hundred pixels
-wide, so the share is good to a few per cent; the take's mask is the exact answer.
+end, the back of a seen one covers nothing, and pixels at edges have cards (ex4d_engine/dwmesh/{walls,edges}.py). The
+pictures are about a hundred pixels wide, so the share is good to a few per cent, and between the posts of a fence too
+high; the take's mask is the exact answer.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..ex4d_engine.dwmesh.walls import CARD_PIXELS, EDGE, WIDE
 
 COARSE_WIDTH: Final = 96
 SAMPLES_PER_PIXEL: Final = 2.0
@@ -21,6 +25,22 @@ MOST_SAMPLES: Final = 256  # along one side of a face: a skirt across the whole 
 GRID_LINES: Final = 256  # more than the coarse picture can tell apart
 CROSSING_SAMPLES: Final = 8  # along the shorter side of a face that reaches behind the camera
 NEAREST: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Edges:
+    """A frame's surfaces where they end, for short walls.
+
+    alpha: (H,W) uint8, the albedo's: where it is `EDGE` a pixel has a card.
+    widths: (H+1,W+1) uint16, `Shot.width_file`; None: all walls are as deep as their share says.
+    focal_px: (2,) of the plate, across and down.
+    mesh_to_world: (3,3) or larger, of the mesh's axes in our world: cards lie along its x and y.
+    """
+
+    alpha: NDArray[np.uint8]
+    widths: NDArray[np.uint16] | None
+    focal_px: tuple[float, float]
+    mesh_to_world: NDArray[np.float64]
 
 
 def coarse_size(width: int, height: int) -> tuple[int, int]:
@@ -36,6 +56,7 @@ def coverage(
     camera_to_world: NDArray[np.float64],
     size: tuple[int, int],
     wall_share: float,
+    edges: Edges | None = None,
 ) -> float:
     """Share 0…1 of the picture's pixels that show a seen face.
 
@@ -47,15 +68,23 @@ def coverage(
         camera_to_world: (4,4), OpenCV axes.
         size: (width, height); small, see `coarse_size`.
         wall_share: how far unseen faces reach, as a share of the depth where they begin.
+        edges: of a mesh with two rings around the plate's pixels. Closed walls ignore it.
     """
     world_to_camera = np.linalg.inv(camera_to_world)
-    local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
-    local, flags = _thinned(np.concatenate([local, source_z[..., None]], axis=-1), seen)
+    placed = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+    placed = np.concatenate([placed, source_z[..., None]], axis=-1)
+    local, flags = _thinned(placed, seen)
     corners = np.stack([local[:-1, :-1], local[:-1, 1:], local[1:, :-1], local[1:, 1:]], axis=2).reshape(-1, 4, 4)
     is_seen = flags.reshape(-1, 2)
     covers, ends = is_seen, np.full(len(corners), np.inf)
     if math.isfinite(wall_share):
-        covers, ends = is_seen & _faces_camera(corners[..., :3]), (1 + wall_share) * corners[..., 3].min(axis=1)
+        ends = _thinned_ends(source_z, wall_share, edges)
+        if edges is not None:
+            cards = _cards(placed, edges, world_to_camera[:3, :3])
+            corners = np.concatenate([corners, cards])
+            is_seen = np.concatenate([is_seen, np.ones((len(cards), 2), bool)])
+            ends = np.concatenate([ends, np.full(len(cards), np.inf)])
+        covers = is_seen & _faces_camera(corners[..., :3])
     states = np.stack([covers, is_seen], axis=-1)
     in_view, across, down = _samples_needed(corners[..., :3], intrinsics, size)
 
@@ -92,6 +121,34 @@ def _thinned(points: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[NDAr
     flags = seen.reshape(seen.shape[0], -1, 2)
     flags = np.logical_and.reduceat(np.logical_and.reduceat(flags, rows[:-1], axis=0), columns[:-1], axis=1)
     return points[rows][:, columns], flags
+
+
+def _thinned_ends(source_z: NDArray[np.float32], wall_share: float, edges: Edges | None) -> NDArray[np.float64]:
+    """(N,) the depth at which the walls end of each cell that `_thinned` leaves: of the nearest thing in it."""
+    begins = np.minimum(source_z[:-1], source_z[1:])
+    begins = np.minimum(begins[:, :-1], begins[:, 1:]).astype(np.float64)
+    ends = begins * (1 + wall_share)
+    if edges is not None and edges.widths is not None:
+        # the outermost cells, between the edge and the far surface, have the widths of the border's
+        widths = np.pad(edges.widths, 1, mode="edge")
+        limits = np.where(widths == WIDE, np.inf, widths / edges.focal_px[0])
+        ends = begins * (1 + np.minimum(limits, wall_share))
+    rows, columns = (_kept_lines(count) for count in source_z.shape)
+    nearest = np.minimum.reduceat(np.minimum.reduceat(ends, rows[:-1], axis=0), columns[:-1], axis=1)
+    return nearest.ravel()
+
+
+def _cards(placed: NDArray[np.float64], edges: Edges, world_to_camera: NDArray[Any]) -> NDArray[np.float64]:
+    """(N,4,4) the cards' corners like cells' ones: in the camera's space, and their depth in the source camera."""
+    centres = placed[2:-2, 2:-2][edges.alpha == EDGE]
+    mesh_to_camera = world_to_camera @ edges.mesh_to_world[:3, :3]
+    across, down = (
+        CARD_PIXELS / 2 / edges.focal_px[axis] * centres[:, 3:] * mesh_to_camera[:, axis] for axis in (0, 1)
+    )
+    corners = np.repeat(centres[:, None], 4, axis=1)
+    for corner, (right, below) in enumerate(((-1, -1), (1, -1), (-1, 1), (1, 1))):
+        corners[:, corner, :3] += right * across + below * down
+    return corners
 
 
 def _kept_lines(count: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import bpy
@@ -14,8 +15,9 @@ from ..ex4d_engine.errors import Ex4dError
 from ..ex4d_engine.shot import Shot
 from ..ex4d_engine.take import walls_for
 from .camera_sampling import camera_frames
-from .coverage import coarse_size, coverage
-from .depth_nodes import SOURCE_Z_ATTRIBUTE
+from .coverage import Edges, coarse_size, coverage
+from .depth_nodes import PIXEL_ATTRIBUTE, SOURCE_Z_ATTRIBUTE
+from .frame_images import read_widths
 from .mesh_import import ImportedShot
 from .pixel_files import read_rgba
 from .scene_evaluation import depsgraph_of, frame_kept
@@ -53,10 +55,23 @@ def path_coverage(
         for number, view in zip(numbers, views, strict=True):
             scene.frame_set(view.source)
             seen = read_rgba(shot.seen_file(view.source))[..., 0] > 127
+            edges = _edges(scene, shot, imported.mesh_object, view.source) if math.isfinite(wall_share) else None
             points, source_z = _grid_points(scene, imported.mesh_object, seen.shape[0] + 1, seen.shape[1] // 2 + 1)
             intrinsics, pose = np.array(view.intrinsics), np.array(view.camera_to_world)
-            shares[number] = coverage(points, source_z, seen, intrinsics, pose, size, wall_share)
+            shares[number] = coverage(points, source_z, seen, intrinsics, pose, size, wall_share, edges)
     return shares
+
+
+def _edges(scene: bpy.types.Scene, shot: Shot, item: bpy.types.Object, number: int) -> Edges:
+    """The edges of shot frame `number`; without cards where the conditioning has none either (card_nodes.py)."""
+    evaluated = item.evaluated_get(depsgraph_of(scene))
+    alpha = read_rgba(shot.albedo_file(number))[..., 3]
+    if PIXEL_ATTRIBUTE not in evaluated.data.attributes:
+        alpha = np.full_like(alpha, 255)
+    widths = read_widths(shot.width_file(number)) if shot.width_file(number).is_file() else None
+    intrinsics = shot.require_geometry().intrinsics
+    to_world = cameras.WORLD_TO_BLENDER.T @ np.array(evaluated.matrix_world)
+    return Edges(alpha, widths, (intrinsics[0][0], intrinsics[1][1]), to_world)
 
 
 def _grid_points(

@@ -8,7 +8,8 @@ vertex a renderer hits there is chance. The engine's raster does the same (ex4d_
 The artist's material shows holes where nothing was seen. The conditioning needs other behaviour: an unseen
 face is no hole but hides what is behind it. `conditioning_material` makes that of the artist's material, so
 that a changed albedo or a grade between albedo and emission counts there too. Where the take's walls are short,
-what lies beyond them is not there at all (wall_nodes.py).
+what lies beyond them is not there at all (wall_nodes.py), and pixels at edges have cards (card_nodes.py), whose
+material `card_material` makes likewise.
 """
 
 from __future__ import annotations
@@ -127,16 +128,37 @@ def conditioning_material(material: bpy.types.Material, walls: Walls | None) -> 
     tree.links.new(shown, surface.inputs[0])
     tree.links.new(unseen.outputs[0], surface.inputs[1])
     tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[2])
-    tree.links.new(surface.outputs[0], output.inputs["Surface"])
-    for other in tree.nodes:
-        if other.bl_idname == "ShaderNodeOutputMaterial":
-            other.is_active_output = other == output
+    _put_out(tree, surface, output)
+    return copy
+
+
+def card_material(material: bpy.types.Material) -> bpy.types.Material:
+    """A copy of a plate material for the conditioning's cards: one colour, and from behind held out."""
+    copy = material.copy()
+    copy.surface_render_method = "DITHERED"  # as in `conditioning_material`
+    tree = copy.node_tree
+    tree.nodes[ALBEDO_NODE].interpolation = "Closest"
+    held_out = _node(tree, "ShaderNodeHoldout", "", (300, -400))
+    surface = _node(tree, "ShaderNodeMixShader", "", (500, -300))
+    behind = _node(tree, "ShaderNodeNewGeometry", "", (100, -400)).outputs["Backfacing"]
+    tree.links.new(behind, surface.inputs[0])
+    tree.links.new(tree.nodes[PLATE_NODE].outputs[0], surface.inputs[1])
+    tree.links.new(held_out.outputs[0], surface.inputs[2])
+    _put_out(tree, surface, _node(tree, "ShaderNodeOutputMaterial", "", (700, -300)))
     return copy
 
 
 def set_vertex_reach(material: bpy.types.Material, reach: float) -> None:
     """How near to a pixel's centre in the plate, in pixels, a point counts as the vertex there, and so as seen."""
     material.node_tree.nodes[REACH_NODE].outputs[0].default_value = reach
+
+
+def _put_out(tree: bpy.types.NodeTree, surface: bpy.types.Node, output: bpy.types.Node) -> None:
+    """Makes `surface` what the material shows, at `output`."""
+    tree.links.new(surface.outputs[0], output.inputs["Surface"])
+    for other in tree.nodes:
+        if other.bl_idname == "ShaderNodeOutputMaterial":
+            other.is_active_output = other == output
 
 
 def _shown(tree: bpy.types.NodeTree, seen: bpy.types.Node, shot: Shot) -> bpy.types.Node:

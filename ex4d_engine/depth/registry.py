@@ -36,7 +36,8 @@ class DepthFrame:
 
     depth: (H, W) float32, z along the optical axis (not ray length) in scene units; inf where
         infinitely far (sky), NaN where unknown.
-    confidence: (H, W) float32 in 0…1, or None where the source has none.
+    confidence: (H, W) float32 in 0…1, or None where the source has none. What it lacks of 1 grows as the error that
+        the source expects of its depth; placement weighs by it.
     """
 
     depth: npt.NDArray[np.float32]

@@ -6,5 +6,6 @@ ray_grid.py   where the vertices are: a fixed ray each, times the depth of a pix
 repair.py     depth values that are no usable number
 occlusion.py  which faces the plate really saw
 walls.py      how far the others are drawn
+edges.py      how wide things are where they end, and which pixels have cards there
 export.py     a frame as a PLY file
 """

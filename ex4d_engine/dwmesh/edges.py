@@ -17,21 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .occlusion import seen_pixels
-
-CARD_PIXELS: Final = 1.5
-"""A card's side in pixels of the plate. Under 2, so that the source camera sees each pixel's own colour at its centre;
-over 1, so that cards of a surface that leans still meet."""
-
-CARD_SETBACK: Final = 1e-4
-"""Share of its depth by which a card is set back a pixel from its centre (with the distance's square) where it is
-asked what hides what. So of cards at one depth, which overlap, the one whose pixel is nearest shows, and before either
-a face of the grid; else rounding would choose. More than a depth buffer's rounding, far less than a pixel's size."""
-
-WHOLE: Final = 255
-EDGE: Final = 128
-UNSEEN: Final = 0
-"""The albedo's alpha: all faces around a pixel were seen; some were not, so that it has a card; the plate is
-transparent there. Shots made before December 2026 have `UNSEEN` where no face was seen, else `WHOLE`, and no cards."""
+from .walls import EDGE, UNSEEN, WHOLE, WIDE
 
 LIMITING_SHARE: Final = 0.25
 """Of the focal length: what is narrower than that limits its walls."""
@@ -105,10 +91,6 @@ def wall_ends(
     """
     limits = np.where(widths == WIDE, np.float32(wall_share), widths.astype(np.float32) / np.float32(focal_px))
     return wall_begins(depth) * (1 + np.minimum(limits, np.float32(wall_share)))
-
-
-WIDE: Final = 65535
-"""In `wall_widths`: too wide to limit its walls."""
 
 
 def _corners(values: NDArray[Any]) -> list[NDArray[Any]]:

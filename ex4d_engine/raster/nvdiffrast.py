@@ -15,9 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwmesh.edges import CARD_PIXELS, CARD_SETBACK, WIDE, card_pixels, wall_ends
+from ..dwmesh.edges import card_pixels, wall_ends
 from ..dwmesh.ray_grid import RayGrid
 from ..dwmesh.topology import corner_classes
+from ..dwmesh.walls import CARD_PIXELS, CARD_SETBACK, WIDE
 from ..errors import Ex4dError
 from . import AT_VERTEX, Rendering
 

@@ -13,9 +13,10 @@ import moderngl
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwmesh.edges import WIDE, card_pixels, wall_ends
+from ..dwmesh.edges import card_pixels, wall_ends
 from ..dwmesh.ray_grid import RayGrid
 from ..dwmesh.topology import corner_classes
+from ..dwmesh.walls import WIDE
 from ..errors import Ex4dError
 from . import Rendering
 from .opengl_cards import Cards

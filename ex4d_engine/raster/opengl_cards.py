@@ -10,7 +10,7 @@ import moderngl
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwmesh.edges import CARD_PIXELS, CARD_SETBACK
+from ..dwmesh.walls import CARD_PIXELS, CARD_SETBACK
 from .opengl_programs import set_uniform, shader
 
 

@@ -7,6 +7,7 @@
     placement.py, flicker.py     one scale and shift for the depth of the whole shot, and how steady it is
     scale.py                     scene units to metres
     cuts.py                      where one shot of the clip ends and the next begins
+    zoom_finder.py               whether its lens zooms, by how the picture moves
 
 Estimating the path from the clip itself has its place beside `poses.read_poses`: a function that takes passes over the
 plate and the frames' intrinsics and returns the same `SourcePoses`. All that follows is then as it is for a file.

@@ -17,10 +17,18 @@ LONGEST: Final = 48  # frames; what is followed from frame to frame drifts, so a
 SHORTEST: Final = 3
 RETURNS_WITHIN_PX: Final = 0.4  # followed back, a point must arrive where it came from
 SPACING_PX: Final = 8
-_SAME_SURFACE: Final = 1.15  # ratio of the depths around a point, above which it lies at an edge
+_UNEVEN: Final = 0.01
+"""Root mean square distance of 1/z in a window from a plane's, as a share of it, above which the window holds an edge.
+A plane's 1/z is linear in the picture, at any angle. By the ratio of depths, which is as great on a ground at a grazing
+angle as at an edge, only the nearest strip of such a ground would be left."""
+_UNEVEN_AT: Final = 0.03  # the same for the largest distance among the pixels that a point's depth is read from
+_SLIPS_BY_PX: Final = 0.3  # of the followed frame
 _SEARCH_WINDOW, _WINDOW = 15, 7
 """Pixels across of what is recognised again, while a point is searched for and when it is settled. In a large window
 what is near has most of the contrast, on a ground as beside an edge: the point would go as far as that does."""
+
+_SIXTEEN: Final = np.array([(1.0, x - 1.5, y - 1.5) for y in range(4) for x in range(4)])
+_PLANE_OF_16: Final = np.linalg.pinv(_SIXTEEN)  # mean, change to the right and down, of 4 × 4 values
 
 Grey = NDArray[np.uint8]
 
@@ -31,36 +39,40 @@ class Track:
 
     first: index of the first frame; positions: (N,2) float64 pixels of the plate from its corner;
     inverse_depth: (N,) the depth source's 1/z there, NaN where it has none or the point lies at an edge.
-    spread: (N,) by which share depth varies around it, and so how far off a point that slid by a pixel may be.
+    spread: (N,) by which share depth is uneven around it, and changes over what a point slips by.
+    confidence: (N,) the depth source's, 0…1; 1 where it gives none.
     """
 
     first: int
     positions: NDArray[np.float64]
     inverse_depth: NDArray[np.float64]
     spread: NDArray[np.float64]
+    confidence: NDArray[np.float64]
 
 
 @dataclass
 class _Living:
     first: int
     positions: list[NDArray[np.float64]] = field(default_factory=list)
-    inverse_depth: list[float] = field(default_factory=list)
-    spread: list[float] = field(default_factory=list)
+    said: list[tuple[float, float, float]] = field(default_factory=list)  # 1/z, spread, confidence
 
     def ended(self) -> Track:
-        return Track(self.first, np.array(self.positions), np.array(self.inverse_depth), np.array(self.spread))
+        return Track(self.first, np.array(self.positions), *np.array(self.said).T)
 
 
-def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Iterator[Track]:
+def feature_tracks(
+    frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]],
+) -> Iterator[Track]:
     """Tracks of three frames or more, each as it ends.
 
     Args:
-        frames: (image (H,W,3) uint8, z depth (H,W) float32 with inf and NaN allowed) in order.
+        frames: (image (H,W,3) uint8, z depth (H,W) float32 with inf and NaN allowed, confidence (H,W) 0…1 or None) in
+            order.
     """
     before: Grey | None = None
     living: list[_Living] = []
     points = np.zeros((0, 2), np.float32)
-    for index, (image, depth) in enumerate(frames):
+    for index, (image, depth, confidence) in enumerate(frames):
         grey, scale = _followed(image)
         if before is not None and len(points):
             moved, found = _follow(before, grey, points)
@@ -74,11 +86,11 @@ def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]
             points = np.concatenate([points, fresh])
             living += [_Living(index) for _ in fresh]
         positions = points.astype(np.float64) / scale
-        values, spreads = inverse_depth_at(depth, positions)
-        for track, position, value, spread in zip(living, positions, values, spreads, strict=True):
+        values, spreads = inverse_depth_at(depth, positions, _SLIPS_BY_PX / float(scale.min()))
+        said = np.c_[values, spreads, _confidence_at(confidence, positions)]
+        for track, position, what in zip(living, positions, said.tolist(), strict=True):
             track.positions.append(position)
-            track.inverse_depth.append(float(value))
-            track.spread.append(float(spread))
+            track.said.append(tuple(what))
         full = np.array([len(track.positions) >= LONGEST for track in living], bool)
         yield from (track.ended() for track, is_full in zip(living, full, strict=True) if is_full)
         points = points[~full]
@@ -88,11 +100,12 @@ def feature_tracks(frames: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]
 
 
 def inverse_depth_at(
-    depth: NDArray[np.float32], positions: NDArray[np.float64]
+    depth: NDArray[np.float32], positions: NDArray[np.float64], slips_by: float = _SLIPS_BY_PX
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """1/z at positions (N,2) in pixels from the corner, and by which share depth varies within two pixels of them.
+    """1/z at positions (N,2) in pixels from the corner, and by which share depth is uncertain there.
 
-    Linear in 1/z between the pixels' centres: exact on a plane.
+    Linear in 1/z between the pixels' centres: exact on a plane. The share is how far the pixels within two of it lie
+    off a plane, and how much that plane's 1/z changes over `slips_by` pixels.
 
     Returns:
         Both (N,), NaN at edges, borders, the sky and where unknown.
@@ -107,14 +120,26 @@ def inverse_depth_at(
     around = depth[top[:, None, None] + offsets[:, None], left[:, None, None] + offsets].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         usable = (np.isfinite(around) & (around > 0)).all(axis=(1, 2))
-        ratio = around.max(axis=(1, 2)) / around.min(axis=(1, 2))
-        usable &= ratio < _SAME_SURFACE
-        inverse = 1.0 / around[:, 1:3, 1:3]
+        inverse = np.where(usable[:, None, None], 1.0 / around, 1.0)
+    planes = inverse.reshape(-1, 16) @ _PLANE_OF_16.T
+    size = planes[:, 0]
+    uneven = np.abs(inverse.reshape(-1, 16) - planes @ _SIXTEEN.T).max(axis=1) / size
+    usable &= uneven < _UNEVEN_AT
     across, down = (x[inside] - left)[:, None], (y[inside] - top)
-    rows = inverse[:, :, 0] * (1 - across) + inverse[:, :, 1] * across
+    rows = inverse[:, 1:3, 1] * (1 - across) + inverse[:, 1:3, 2] * across
     result[inside] = np.where(usable, rows[:, 0] * (1 - down) + rows[:, 1] * down, np.nan)
-    spread[inside] = np.where(usable, ratio - 1, np.nan)
+    slope = np.linalg.norm(planes[:, 1:], axis=1) / size
+    spread[inside] = np.where(usable, uneven + slips_by * slope, np.nan)
     return result, spread
+
+
+def _confidence_at(confidence: NDArray[np.float32] | None, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) of the pixels that hold the positions (N,2)."""
+    if confidence is None:
+        return np.ones(len(positions))
+    last = np.array(confidence.shape[::-1]) - 1
+    column, row = np.clip(positions.astype(int), 0, last).T
+    return confidence[row, column].astype(np.float64)
 
 
 def _followed(image: NDArray[np.uint8]) -> tuple[Grey, NDArray[np.float64]]:
@@ -136,10 +161,21 @@ def _on_surfaces(depth: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[
     if depth.shape != shape:
         depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     known = np.isfinite(depth) & (depth > 0)
-    window = np.ones((_WINDOW, _WINDOW), np.uint8)
-    farthest = cv2.dilate(np.where(known, depth, np.float32(np.inf)), window)
-    nearest = cv2.erode(np.where(known, depth, np.float32(0)), window)
-    return np.where(farthest < _SAME_SURFACE * nearest, np.uint8(255), np.uint8(0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(known, 1.0 / depth.astype(np.float64), 0.0)
+    offsets = np.arange(_WINDOW) - _WINDOW // 2.0
+    mean, slope = np.full(_WINDOW, 1 / _WINDOW), offsets / _WINDOW
+    level, square, right, down = (
+        cv2.sepFilter2D(values, -1, across, along)
+        for values, across, along in (
+            (inverse, mean, mean), (inverse**2, mean, mean), (inverse, slope, mean), (inverse, mean, slope)
+        )
+    )  # fmt: skip
+    # of the variance, what no plane has
+    uneven = square - level**2 - (right**2 + down**2) / np.mean(offsets**2)
+    even = uneven < (_UNEVEN * level) ** 2
+    even &= cv2.erode(known.astype(np.uint8), np.ones((_WINDOW, _WINDOW), np.uint8)) > 0
+    return np.where(even, np.uint8(255), np.uint8(0))
 
 
 def _fresh_points(grey: Grey, present: NDArray[np.float32], free: NDArray[np.uint8]) -> NDArray[np.float32]:

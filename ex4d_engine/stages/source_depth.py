@@ -105,14 +105,16 @@ def place_depth(
 
 def _fitted(
     shot: Shot,
-    maps: Iterator[tuple[int, NDArray[np.float32]]],
+    maps: Iterator[tuple[int, DepthFrame]],
     lens: SourceLens,
     poses: Array,
     alignment: Alignment,
 ) -> Placement:
     plate = shot.require_plate()
     lenses = np.array([lens.of_frame(index) for index in range(plate.count)])
-    tracks = feature_tracks((read_png(shot.plate_file(number))[..., :3], depth) for number, depth in maps)
+    tracks = feature_tracks(
+        (read_png(shot.plate_file(number))[..., :3], frame.depth, frame.confidence) for number, frame in maps
+    )
     pairs = collect_pairs(tracks, lenses, poses, max(plate.width, plate.height))
     deque(maps, maxlen=0)  # of a camera that stands still nothing is followed: its maps are wanted all the same
     return fit_placement(pairs, alignment)
@@ -190,19 +192,19 @@ def rescaled_geometry(geometry: Geometry, ratio: float) -> Geometry:
     )
 
 
-def _kept_maps(shot: Shot, clip: DepthClip, reporter: Reporter) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(number, z map) of every frame, each written to its file; one from an interrupted run stays as it is."""
+def _kept_maps(shot: Shot, clip: DepthClip, reporter: Reporter) -> Iterator[tuple[int, DepthFrame]]:
+    """(number, depth) of every frame, each map written to its file; one from an interrupted run stays as it is."""
     plate = shot.require_plate()
     (shot.root / "depth").mkdir(exist_ok=True)
     for number, frame in zip(plate.numbers, counted(clip.frames, plate), strict=True):
         reporter.check()
         file = unplaced_file(shot, number)
         if file.is_file():
-            yield number, read_exr(file)
+            depth = read_exr(file)
         else:
             depth = np.asarray(frame.depth, dtype=np.float32)
             write_exr_depth(file, depth)
-            yield number, depth
+        yield number, dataclasses.replace(frame, depth=depth)
 
 
 def _scaled(maps: Iterator[NDArray[np.float32]], scale: float) -> Iterator[NDArray[np.float32]]:

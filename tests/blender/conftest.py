@@ -80,8 +80,8 @@ def run_engine(engine_python: Path) -> Callable[..., None]:
 def made_shots(run_engine: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`made_shots(kind)` is the folder of a 96 × 64 shot, frames 1001 to 1004.
 
-    Kinds: "none" (no poses known), "poses", "reference" (the reference's mesh), "fence" (one post beside another)
-    and "still" (one frame).
+    Kinds: "none" (no poses known), "poses", "reference" (the reference's mesh), "fence" (one post beside another),
+    "earlier" (of a version without cards and widths) and "still" (one frame).
     """
     made: dict[str, Path] = {}
 

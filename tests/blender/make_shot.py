@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run by the engine's Python for the Blender tests, as Blender's has no OpenCV: makes and draws small shots.
 
-make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference|fence
+make_shot.py make FOLDER WIDTH HEIGHT FRAMES FIRST none|poses|reference|fence|earlier
 make_shot.py render FOLDER TAKE     the engine's conditioning of a take
 make_shot.py finish FOLDER TAKE     all layers and result.mp4 of a take
 """
@@ -18,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ex4d_engine.cameras import as_matrix, intrinsics_from_fov, rotation_about
+from ex4d_engine.dwmesh.edges import edge_alpha, wall_widths
 from ex4d_engine.dwmesh.occlusion import reference_seen, seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid, reference_ray_grid, save_ray_grid
 from ex4d_engine.image_files import write_exr_depth, write_png
@@ -47,7 +48,7 @@ def main(command: str, folder: str, *rest: str) -> None:
 def make(root: Path, width: int, height: int, frames: int, first: int, kind: str) -> None:
     """A textured ground and wall with a box that passes before them: a step in depth, a slant, and motion.
 
-    In a "fence" posts stand before all that.
+    In a "fence" posts stand before all that. An "earlier" version's shot has no widths, and no cards.
     """
     for name in ("plate", "depth", "mesh"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,11 @@ def make(root: Path, width: int, height: int, frames: int, first: int, kind: str
             seen, alpha = reference_seen(grid, depth)
         else:
             seen = seen_faces(depth)
-            alpha = seen_pixels(seen, width, height)
+            if kind == "earlier":
+                alpha = seen_pixels(seen, width, height)
+            else:
+                alpha = edge_alpha(seen, width, height, None)
+                write_png(shot.width_file(number), wall_widths(depth, seen, intrinsics[0, 0]))
         write_png(shot.plate_file(number), image)
         write_exr_depth(shot.depth_file(number), depth)
         write_png(shot.seen_file(number), seen)

@@ -14,6 +14,10 @@ bpy = pytest.importorskip("bpy")
 
 Addon = Callable[[str], Any]
 SIZE = (96, 64)
+# How alike the engine's pictures are and Blender's, overlap of the masks and dB: at borders of walls and cards
+# rounding decides, and a fence has little else. Measured in 4.2 and 5.0: 0.9986 and 39.2, the fence 0.9910 and
+# 32.8, an earlier version's shot and closed walls 0.9994 and 46.2.
+ALIKE = {"none": (0.998, 38.0), "fence": (0.99, 32.0), "earlier": (0.998, 40.0)}
 
 
 @pytest.fixture
@@ -70,12 +74,15 @@ def test_source_camera_gives_the_plate_back(
         assert abs(color.astype(int) - plate).max() <= 1
 
 
-@pytest.mark.parametrize(("kind", "wall_share"), [("none", math.inf), ("none", 0.25), ("fence", 0.25)])
+@pytest.mark.parametrize(
+    ("kind", "wall_share"), [("none", math.inf), ("none", 0.25), ("fence", 0.25), ("earlier", 0.25)]
+)
 @pytest.mark.parametrize("engine", ["CYCLES", "EEVEE"])
 def test_orbit_agrees_with_the_engine(
     addon: Addon, new_shot: Any, run_engine: Any, engine: str, kind: str, wall_share: float
 ) -> None:
-    """Through a fence a line of sight crosses dozens of walls that have ended."""
+    """Through a fence a line of sight crosses dozens of walls that have ended, and nearly all pixels have cards."""
+    overlap, alike = ALIKE[kind]
     shot = new_shot(kind)
     scene = bpy.context.scene
     imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
@@ -87,8 +94,8 @@ def test_orbit_agrees_with_the_engine(
         masks = [read(addon, take, "mask", number)[..., 0] > 127 for take in (one, two)]
         colors = [read(addon, take, "color", number) for take in (one, two)]
         both = masks[0] & masks[1]
-        assert (masks[0] ^ masks[1]).sum() <= max(3, 0.005 * both.sum())
-        assert psnr(colors[0][both], colors[1][both]) >= 40
+        assert both.sum() >= overlap * (masks[0] | masks[1]).sum()
+        assert psnr(colors[0][both], colors[1][both]) >= alike
         assert not colors[1][~masks[1]].any()
 
 
@@ -122,6 +129,70 @@ def test_faces_that_are_moved_keep_their_walls(addon: Addon, new_shot: Any, move
     displace.direction, displace.strength, displace.mid_level = "Z", moved, 0.0
     closed, short, none = (drawn_mask(addon, shot, imported, share) for share in (math.inf, 0.25, 1e-4))
     assert closed.sum() < short.sum() < none.sum()
+
+
+def recoloured(material: Any) -> None:
+    """Exchanges red and blue between a plate material's albedo and its emission."""
+    tree = material.node_tree
+    link = next(link for link in tree.links if link.from_node.name == "EX-4D Albedo")
+    target, source = link.to_socket, link.from_socket
+    parts, again = tree.nodes.new("ShaderNodeSeparateColor"), tree.nodes.new("ShaderNodeCombineColor")
+    tree.links.new(source, parts.inputs[0])
+    for channel in range(3):
+        tree.links.new(parts.outputs[channel], again.inputs[2 - channel])
+    tree.links.new(again.outputs[0], target)
+
+
+@pytest.mark.parametrize("own_first", [False, True])
+def test_cards_have_the_artist_s_colours(addon: Addon, new_shot: Any, source_take: Any, own_first: bool) -> None:
+    """own_first: a material of the user's own has the plate's slot, and the plate's the one after it."""
+    shot = new_shot()
+    scene = bpy.context.scene
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
+    mesh = imported.mesh_object.data
+    recoloured(mesh.materials[0])
+    if own_first:
+        mesh.materials.append(mesh.materials[0])
+        mesh.materials[0] = bpy.data.materials.new("own")
+        mesh.polygons.foreach_set("material_index", np.ones(len(mesh.polygons), np.int32))
+    take = source_take(shot, imported, 0.25)
+    addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, take, include_cg=False)
+    plate = addon("ex4d_blender.pixel_files").read_rgba(shot.plate_file(1002))[..., 2::-1].astype(int)
+    assert (read(addon, take, "mask", 1002) == 255).all()
+    assert abs(read(addon, take, "color", 1002).astype(int) - plate).max() <= 1
+
+
+def test_what_the_user_painted_over_has_no_cards(addon: Addon, new_shot: Any, source_take: Any) -> None:
+    shot = new_shot("fence")
+    scene = bpy.context.scene
+    imported = addon("ex4d_blender.mesh_import").import_shot(shot, scene)
+    mesh = imported.mesh_object.data
+    green = bpy.data.materials.new("green")
+    green.use_nodes = True
+    green.node_tree.nodes.clear()
+    emission = green.node_tree.nodes.new("ShaderNodeEmission")
+    emission.inputs["Color"].default_value = (0.0, 1.0, 0.0, 1.0)
+    output = green.node_tree.nodes.new("ShaderNodeOutputMaterial")
+    green.node_tree.links.new(emission.outputs[0], output.inputs["Surface"])
+    mesh.materials.append(green)
+    column = np.arange(len(mesh.polygons)) // 2 % (SIZE[0] + 3)  # of cells
+    mesh.polygons.foreach_set("material_index", (column < SIZE[0] // 2).astype(np.int32))
+    take = source_take(shot, imported, 0.25)
+    addon("ex4d_blender.conditioning").render_conditioning(scene, imported, shot, take, include_cg=False)
+    assert (read(addon, take, "color", 1001)[:, : SIZE[0] // 2 - 4] == (0, 255, 0)).all()
+
+
+def test_a_baked_mesh_has_no_cards(addon: Addon, new_shot: Any, tmp_path: Path) -> None:
+    """It does not know its pixels any longer; its walls still end."""
+    shot = new_shot()
+    scene = bpy.context.scene
+    module = addon("ex4d_blender.mesh_import")
+    imported = module.import_shot(shot, scene)
+    carded = drawn_mask(addon, shot, imported, 0.25)
+    addon("ex4d_blender.mesh_cache").bake_mesh_cache(imported.mesh_object, tmp_path, scene, shot.plate.numbers)
+    imported = module.find_imported(scene, shot.root)
+    bare, closed = (drawn_mask(addon, shot, imported, share) for share in (0.25, math.inf))
+    assert closed.sum() < bare.sum() < carded.sum()
 
 
 def test_the_reference_s_mesh_keeps_its_walls(addon: Addon, new_shot: Any) -> None:
@@ -201,7 +272,7 @@ def add_cube(name: str, size: float, place: tuple[float, float, float]) -> Any:
 def test_the_users_file_stays_as_it_was(addon: Addon, busy_scene: Any, monkeypatch: Any, failure: str) -> None:
     shot, imported = busy_scene
     add_cube("cube", 0.3, (0.0, 2.0, 0.0))
-    take = orbit_take(addon, shot, 20.0)
+    take = orbit_take(addon, shot, 20.0, 0.25)
     conditioning, errors = addon("ex4d_blender.conditioning"), addon("ex4d_engine.errors")
     calls = []
 

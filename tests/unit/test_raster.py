@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ex4d_engine.cameras import fitted_intrinsics, intrinsics_from_fov, rotation_about, scaled_intrinsics
-from ex4d_engine.dwmesh.edges import CARD_PIXELS, WIDE, edge_alpha, wall_widths
+from ex4d_engine.dwmesh.edges import edge_alpha, wall_widths
 from ex4d_engine.dwmesh.occlusion import seen_faces, seen_pixels
 from ex4d_engine.dwmesh.ray_grid import ray_grid
-from ex4d_engine.dwmesh.walls import CLOSED
+from ex4d_engine.dwmesh.walls import CARD_PIXELS, CLOSED, WIDE
 from ex4d_engine.errors import Ex4dError
 from ex4d_engine.raster import Rendering, make_raster
 from ex4d_engine.trajectories import dolly, orbit

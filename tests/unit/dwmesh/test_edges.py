@@ -9,11 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ex4d_engine.dwmesh.edges import (
-    EDGE,
     LIMITING_SHARE,
-    UNSEEN,
-    WHOLE,
-    WIDE,
     card_pixels,
     edge_alpha,
     wall_begins,
@@ -21,6 +17,7 @@ from ex4d_engine.dwmesh.edges import (
     wall_widths,
 )
 from ex4d_engine.dwmesh.occlusion import seen_faces
+from ex4d_engine.dwmesh.walls import EDGE, UNSEEN, WHOLE, WIDE
 
 
 def widths_of(depth: np.ndarray, focal_px: float) -> np.ndarray:

@@ -21,14 +21,14 @@ def speckle(strength: int, seed: int) -> np.ndarray:
     return 128 + strength * smooth / smooth.std()
 
 
-def a_leaf(frames: int = 4) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def a_leaf(frames: int = 4) -> Iterator[tuple[np.ndarray, np.ndarray, None]]:
     """A dark shape with many corners before a faint pattern; both stand still."""
     row, column = np.mgrid[: SIZE[1], : SIZE[0]]
     leaf = (np.abs(row - 60) < 40) & ((row // 8 + column // 8) % 2 == 0) & (np.abs(column - 60) < 40)
     grey = np.where(leaf, 10, speckle(4, 1)).clip(0, 255).astype(np.uint8)
     depth = np.where(leaf, NEAR, FAR).astype(np.float32)
     for _ in range(frames):
-        yield np.repeat(grey[..., None], 3, axis=2), depth
+        yield np.repeat(grey[..., None], 3, axis=2), depth, None
 
 
 def away_from_the_border(tracks: Iterable[Track], size: tuple[int, int]) -> list[Track]:
@@ -44,10 +44,10 @@ def test_points_lie_on_surfaces_however_strong_the_corners_at_edges_are() -> Non
 
 def test_nothing_is_followed_where_depth_is_unknown_or_sky() -> None:
     frames = []
-    for image, depth in a_leaf():
+    for image, depth, _ in a_leaf():
         left = depth.copy()
         left[:, 90:130], left[:, 130:] = np.nan, np.inf
-        frames.append((image, left))
+        frames.append((image, left, None))
     tracks = list(feature_tracks(frames))
     assert tracks and max(track.positions[:, 0].max() for track in tracks) < 90
 
@@ -55,8 +55,12 @@ def test_nothing_is_followed_where_depth_is_unknown_or_sky() -> None:
 def test_frames_are_followed_at_another_size_than_the_depth_has() -> None:
     """A plate that is wider than what is followed: the mask of surfaces is of the smaller frame."""
     frames = [
-        (cv2.resize(image, None, fx=8, fy=8), cv2.resize(depth, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST))
-        for image, depth in a_leaf(3)
+        (
+            cv2.resize(image, None, fx=8, fy=8),
+            cv2.resize(depth, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST),
+            None,
+        )
+        for image, depth, _ in a_leaf(3)
     ]
     tracks = away_from_the_border(feature_tracks(frames), (8 * SIZE[0], 8 * SIZE[1]))
     assert len(tracks) > 50 and all(np.isfinite(track.inverse_depth).all() for track in tracks)
@@ -76,7 +80,7 @@ def test_a_point_goes_as_far_as_its_own_ground_and_not_as_what_is_nearer() -> No
             pattern.astype(np.float32), column - speed * index, row + 0 * column, cv2.INTER_CUBIC,
             borderMode=cv2.BORDER_REFLECT,
         )  # fmt: skip
-        frames.append((np.repeat(moved.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2), depth))
+        frames.append((np.repeat(moved.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2), depth, None))
     ratios = []
     for track in feature_tracks(frames):
         went = track.positions[-1, 0] - track.positions[0, 0]
@@ -85,3 +89,28 @@ def test_a_point_goes_as_far_as_its_own_ground_and_not_as_what_is_nearer() -> No
             ratios.append(went / (len(track.positions) - 1) / own)
     assert len(ratios) > 30
     assert abs(float(np.median(ratios)) - 1) < 0.006
+
+
+def a_plain(frames: int = 3) -> list[tuple[np.ndarray, np.ndarray, None]]:
+    """A ground from low above, up to a horizon at row 20: over seven rows its depth changes by a fifth and more."""
+    picture = np.repeat(speckle(30, 4).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    row = np.arange(SIZE[1])[:, None] + 0.5 * np.ones(SIZE[0])
+    depth = np.where(row > 20, 40 / np.maximum(row - 20, 1e-3), np.inf).astype(np.float32)
+    return [(picture, depth, None)] * frames
+
+
+def test_points_are_found_all_over_a_ground_at_a_grazing_angle() -> None:
+    """Its depth changes as much within a window as it does at an edge, but as a plane's does."""
+    tracks = list(feature_tracks(a_plain()))
+    rows = np.array([track.positions[0, 1] for track in tracks])
+    assert (rows > 80).sum() > 30 and (rows < 60).sum() > 30 and rows.min() > 20
+    known = [np.isfinite(track.inverse_depth).all() for track in tracks if track.positions[0, 1] > 26]
+    assert np.mean(known) > 0.8
+
+
+def test_a_track_has_the_confidence_of_where_it_is() -> None:
+    confidence = np.ones(SIZE[::-1], np.float32)
+    confidence[:, 100:] = 0.25
+    for track in feature_tracks((image, depth, confidence) for image, depth, _ in a_plain()):
+        assert (track.confidence == (0.25 if track.positions[0, 0] >= 100 else 1.0)).all()
+    assert all((track.confidence == 1).all() for track in feature_tracks(a_plain()))
