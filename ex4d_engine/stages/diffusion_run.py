@@ -164,7 +164,10 @@ def run_rank(ranks: Ranks | None, *, job: DiffusionJob, reporter: Reporter | Non
                         reporter.preview(file)
         # only now: a run that is stopped and goes on finds its windows by what was planned
         record = {**record, "runtime": ready.record_now()}
-    return with_record(take, diffusion=record, forwards=forwards.to_json())
+    take = with_record(take, diffusion=record, forwards=forwards.to_json())
+    if is_first:
+        save_take(take)  # a cancel may come before the composite is done
+    return take
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def in_call(number: int, then: Callable[[], None], call: Callable[..., Any]) -> 
     return counted
 
 
-@pytest.mark.parametrize(("latent", "windows_left"), [(1, 1), (4, 0)])
+@pytest.mark.parametrize(("latent", "windows_left"), [(1, 1), (3, 0), (4, 0)])
 def test_a_cancel_in_the_decoder_is_heard_there_and_costs_no_step(
     shot: Shot, monkeypatch: pytest.MonkeyPatch, opened: list[weakref.ref[Any]], latent: int, windows_left: int
 ) -> None:
