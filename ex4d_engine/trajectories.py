@@ -182,8 +182,9 @@ def _catmull_rom(points: Array, weight: float) -> Array:
     spans = np.sqrt(np.linalg.norm(np.diff(points, axis=0), axis=1))
     if spans[1] == 0:
         return points[1]  # the camera holds its place
-    # a held place beside this span: no span of time there, so the move starts or ends at rest
-    knots = np.concatenate([[0.0], np.cumsum(np.maximum(spans, 1e-6 * spans[1]))])
+    # A held place beside this span: no span of time there, so the move starts or ends at rest. In spans of this one,
+    # and bounded, as next to an endlessly longer neighbour this span's two ends would be one number.
+    knots = np.concatenate([[0.0], np.cumsum(np.clip(spans / spans[1], 1e-6, 1e6))])
     time = knots[1] + weight * (knots[2] - knots[1])
 
     def between(one: Array, two: Array, low: int, high: int) -> Array:

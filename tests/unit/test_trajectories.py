@@ -188,6 +188,13 @@ def test_a_spline_passes_its_keys_at_their_times(keys: list[tuple[float, Array]]
     np.testing.assert_allclose(poses[::between], [pose for _, pose in keys], atol=1e-6)
 
 
+def test_a_spline_takes_a_step_that_is_nothing_beside_the_next() -> None:
+    keys = [key(index, (0, 0, depth), (0, 0, 1), 0) for index, depth in enumerate((1.0, 0.0, 1e-104, 1e-300))]
+    places = spline(keys, 7)[:, :3, 3]
+    np.testing.assert_allclose(places[::2], [pose[:3, 3] for _, pose in keys], atol=1e-12)
+    assert np.isfinite(places).all()
+
+
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=5), axes, counts)
 def test_a_spline_through_a_straight_even_path_is_straight_and_even(
     steps: list[float], direction: tuple[float, ...], count: int
