@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..dwmesh.walls import WALL_SHARE
 from ..errors import Ex4dError
+from .beside import beside_the_training
 from .simulated_masks import MaskSettings, simulated_masks
 
 MIXES: Final = {
@@ -33,8 +31,6 @@ MIXES: Final = {
 """Weights of rendering masks, tracking masks, both united and none, by the name of the mix."""
 _EROSIONS: Final = (3, 5, 7, 9)
 """Sides in pixels that a mask's kept region shrinks by, one a mask: small pictures are eroded by less than large."""
-
-_NICE: Final = 10  # how far behind the training its mask drawers stand in the queue for a core
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ class MaskDrawer:
         if workers > 0:
             # spawned, as forking a process that uses a graphics card breaks it
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=beside_the_training)
+            self._pool = ProcessPoolExecutor(workers, context, initializer=_begin_drawing)
 
     def __enter__(self) -> Self:
         return self
@@ -183,16 +179,6 @@ def drawn(future: Future[list[WindowMask]]) -> list[WindowMask]:
         ) from error
 
 
-def beside_the_training() -> None:
-    """The life of a process that a training started: on one core, after the training, and no longer than it."""
+def _begin_drawing() -> None:
+    beside_the_training()
     cv2.setNumThreads(1)
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -96,7 +96,7 @@ class GroupDrawer:
     def begin(self, number: int) -> None:
         """Begins the group of that number; the one before has been taken."""
         if self._ahead is not None:
-            self._ahead.want(number)
+            self._ahead.want_group(number)
         if self._thread is not None:
             self._coming = self._thread.submit(self._draw, number)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import signal
 from collections.abc import Iterator
@@ -38,8 +39,16 @@ def add_depth_options(parser: argparse.ArgumentParser) -> None:
     end.add_argument("--steps", type=int, metavar="N", help="its length in steps instead")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     parser.add_argument("--pictures", action="store_true", help="single pictures instead of clips: a first stage")
+    parser.add_argument("--long", action="store_true", help="clips of up to 16 frames: a last stage")
+    parser.add_argument(
+        "--passes", type=int, default=2, metavar="N", help="how often a clip is gone through at most, there and back"
+    )
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, as of a first stage")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="clips a step")
+    parser.add_argument(
+        "--draw-processes", type=int, default=0, metavar="N", help="draw ahead with so many processes, in DIR/drawn"
+    )
+    parser.add_argument("--compile-drawing", action="store_true", help="fuse the drawing's arithmetic")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="new clips every N steps")
     parser.add_argument("--pool", type=int, default=1, metavar="N", help="drawings kept for the steps between")
     parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
@@ -68,7 +77,7 @@ def add_lora_options(parser: argparse.ArgumentParser) -> None:
 def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
     """Runs `ex4d train depth`."""
     from ..synthetic import random_clips
-    from .depth_clips import PICTURE_SIZES, SIZES
+    from .depth_clips import LONG_SIZES, PICTURE_SIZES, SIZES
     from .depth_losses import LossWeights
     from .depth_trainer import DepthTraining, train_depth
 
@@ -81,7 +90,9 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
         repeats=options.repeats,
         pool=options.pool,
         start=options.start,
-        sizes=PICTURE_SIZES if options.pictures else SIZES,
+        passes=options.passes,
+        draw_processes=options.draw_processes,
+        sizes=PICTURE_SIZES if options.pictures else LONG_SIZES if options.long else SIZES,
         device=options.device,
         seed=options.seed,
         learning_rate=options.learning_rate,
@@ -89,7 +100,8 @@ def train_depth_command(options: argparse.Namespace, reporter: Reporter) -> int:
         weights=LossWeights(standing_out=options.standing_out, flatness=options.flatness),
         held_out=32 if options.pictures else 6,
     )
-    weights = train_depth(settings, reporter, random_clips, resume=options.resume)
+    source = functools.partial(random_clips, compiled=options.compile_drawing)
+    weights = train_depth(settings, reporter, source, resume=options.resume)
     print(json.dumps({"weights": str(weights)}, ensure_ascii=False))
     return 0
 

@@ -34,6 +34,19 @@ SIZES: Final[tuple[Size, ...]] = (
 )
 """(height, width, frames) of a step's clips: about as many pixels in each, so that steps take about as long."""
 
+LONG_SIZES: Final[tuple[Size, ...]] = (
+    (192, 320, 16),
+    (320, 192, 16),
+    (256, 320, 12),
+    (320, 256, 12),
+    (256, 256, 14),
+    (224, 384, 11),
+    (384, 224, 11),
+    (320, 320, 9),
+    (384, 384, 7),
+)
+"""For a last stage: short clips do not teach what to forget, and in long ones what moves is smeared."""
+
 PICTURE_SIZES: Final[tuple[Size, ...]] = ((192, 320, 1), (320, 192, 1), (256, 256, 1))
 """For a first stage: what one picture tells of depth is learnt from many scenes, sooner than from many frames."""
 
@@ -93,13 +106,20 @@ class StepPlan:
 
 
 def step_plan(
-    run_seed: int, step: int, batch: int, sizes: Sequence[Size] = SIZES, repeats: int = 1, pool: int = 1
+    run_seed: int,
+    step: int,
+    batch: int,
+    sizes: Sequence[Size] = SIZES,
+    repeats: int = 1,
+    pool: int = 1,
+    passes: int = 2,
 ) -> StepPlan:
     """The plan of a step.
 
     repeats: every so many steps new clips are drawn, and seen at once; the steps between see clips from among the
         last `pool` drawings again, each time in another look. Drawings share no clip, even where a source counts its
         clips on from the seed.
+    passes: how often a clip is gone through at most, there and back.
     """
     drawing = step // repeats
     if step % repeats:
@@ -121,15 +141,18 @@ def step_plan(
         margin=margin,
         window=window,
         mirrored=rng.random() < 0.5,
-        order=_order(frames, rng),
+        order=_order(frames, rng, passes),
     )
 
 
-def _order(frames: int, rng: random.Random) -> tuple[int, ...]:
-    """Forwards, backwards, or there and back: a longer clip at little cost, as real ones have hundreds of frames."""
-    forwards = tuple(range(frames))
-    backwards = forwards[::-1]
-    return rng.choice((forwards, backwards, forwards + backwards[1:], backwards + forwards[1:]))
+def _order(frames: int, rng: random.Random, passes: int) -> tuple[int, ...]:
+    """Forwards or backwards, and on there and back: a longer clip at little cost, as real ones have hundreds."""
+    way = tuple(range(frames)) if rng.random() < 0.5 else tuple(range(frames - 1, -1, -1))
+    order = way
+    for _ in range(rng.randint(1, passes) - 1):
+        way = way[::-1]
+        order += way[1:]
+    return order
 
 
 class KeptClips:
@@ -149,10 +172,14 @@ class KeptClips:
         return self._kept[question]
 
 
+def question(plan: StepPlan, batch: int, device: torch.device) -> tuple[int, int, int, int, int, torch.device]:
+    """What a source is asked for a step's clips."""
+    return plan.seed, batch, plan.frames, plan.height + plan.margin[0], plan.width + plan.margin[1], device
+
+
 def draw(plan: StepPlan, batch: int, source: ClipSource, device: torch.device) -> tuple[Tensor, DepthTarget]:
     """The step's images (B, F, 3, H, W), colours varied, and their truth."""
-    rows, columns = plan.height + plan.margin[0], plan.width + plan.margin[1]
-    clips: Clips = source(plan.seed, batch, plan.frames, rows, columns, device)
+    clips: Clips = source(*question(plan, batch, device))
     y = slice(plan.window[0], plan.window[0] + plan.height)
     x = slice(plan.window[1], plan.window[1] + plan.width)
     images = torch.nan_to_num(clips.images[..., y, x]).clamp(0, 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +25,11 @@ from ..evaluation.depth_metrics import DepthScores
 from ..files import prepare_folder
 from ..torch_device import torch_device
 from .checkpoint import SLOWER, RunState, go_back, load_checkpoint, save_checkpoint
-from .depth_clips import SIZES, ClipSource, KeptClips, Size, draw, predict, step_plan
+from .depth_clips import SIZES, ClipSource, KeptClips, Size, StepPlan, draw, predict, question, step_plan
+from .depth_drawing import ClipsDrawnAhead, Question
 from .depth_losses import LossParts, LossWeights, depth_losses
 from .depth_validation import HeldOut, autocast
+from .drawn_ahead import AHEAD
 from .run_progress import check_end, follow, rate_at, share_done
 from .step_timer import StepTimer
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from ..progress import Reporter
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
+DRAWN_FOLDER: Final = "drawn"
 WEIGHTS_NAME: Final = "depth_bundled.safetensors"
 _LARGEST_GRADIENT: Final = 1.0
 _DISK_BYTES: Final = 200 * 2**20  # two checkpoints and the weights, as one is written beside the last
@@ -49,6 +53,8 @@ class DepthTraining:
     device: "auto", or torch's name of one.
     repeats, pool: see `step_plan`: for when drawing takes most of the time. On a graphics card a drawing of 16 clips
         takes 0.3 GB for as long as it is in the pool.
+    passes: how often a clip is gone through at most, there and back.
+    draw_processes: so many draw ahead of the training; 0: it draws itself, between its steps.
     start: weights to begin with, instead of random ones.
     checkpoint_s, log_s: seconds between checkpoints and between lines about progress.
     held_out: clips that are scored at each checkpoint.
@@ -64,6 +70,8 @@ class DepthTraining:
     weight_decay: float = 0.02
     repeats: int = 1
     pool: int = 1
+    passes: int = 2
+    draw_processes: int = 0
     start: Path | None = None
     checkpoint_s: float = 60.0
     log_s: float = 10.0
@@ -73,7 +81,11 @@ class DepthTraining:
     weights: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        check_end(self.minutes, self.steps, self.batch, self.repeats, self.pool)
+        check_end(self.minutes, self.steps, self.batch, self.repeats, self.pool, self.passes)
+
+    def plan(self, step: int) -> StepPlan:
+        """What a step sees."""
+        return step_plan(self.seed, step, self.batch, self.sizes, self.repeats, self.pool, self.passes)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with its first sitting, as it comes back from JSON."""
@@ -84,6 +96,7 @@ class DepthTraining:
             "weight_decay": self.weight_decay,
             "repeats": self.repeats,
             "pool": self.pool,
+            "passes": self.passes,
             "sizes": [list(size) for size in self.sizes],
             "shape": {key: list(v) if isinstance(v, tuple) else v for key, v in self.shape.to_json().items()},
             "weights": dataclasses.asdict(self.weights),
@@ -126,11 +139,25 @@ def train_depth(
         f"{settings.batch} clips a step" + (f", from step {run.step}." if run.step else ".")
     )
     try:
-        _train(settings, run, device, reporter, source, clock)
+        with _drawn_ahead(settings, source) as ahead:
+            _train(settings, run, device, reporter, ahead or source, clock)
     except Cancelled:
         _save(settings, run)
         raise
     return _save(settings, run)
+
+
+def _drawn_ahead(settings: DepthTraining, source: ClipSource) -> AbstractContextManager[ClipsDrawnAhead | None]:
+    if settings.draw_processes < 1:
+        return nullcontext()
+    return ClipsDrawnAhead(source, settings.out / DRAWN_FOLDER, settings.draw_processes)
+
+
+def _questions(settings: DepthTraining, step: int, device: torch.device) -> Iterator[Question]:
+    """What this step and the next ones see that is new."""
+    first = -(-step // settings.repeats)
+    for drawing in range(first, first + AHEAD * settings.draw_processes):
+        yield question(settings.plan(drawing * settings.repeats), settings.batch, device)
 
 
 def new_run(settings: DepthTraining, device: torch.device) -> RunState:
@@ -164,6 +191,7 @@ def _train(
     scaler = torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**30, enabled=device.type == "cuda")
     height, width, frames = settings.sizes[0]
     held_out = HeldOut(source, settings.held_out, frames, height, width, device) if settings.held_out else None
+    ahead = source if isinstance(source, ClipsDrawnAhead) else None
     source = KeptClips(source, settings.pool)
     # the clock, set back by what earlier sittings took
     started = clock() - run.seconds
@@ -174,6 +202,8 @@ def _train(
         reporter.check()
         for group in run.optimizer.param_groups:
             group["lr"] = pace * settings.learning_rate * rate_at(done)
+        if ahead is not None and run.step % settings.repeats == 0:
+            ahead.want(_questions(settings, run.step, device))
         since.append(_step(settings, run, device, source, scaler, timer))
         run.step += 1
         run.seconds = clock() - started
@@ -210,7 +240,7 @@ def _step(
     timer: StepTimer,
 ) -> Tensor:
     """One step. Returns the loss and its parts, (8,), still on the device: reading them would make it wait."""
-    plan = step_plan(settings.seed, run.step, settings.batch, settings.sizes, settings.repeats, settings.pool)
+    plan = settings.plan(run.step)
     timer.start()
     with torch.no_grad():
         images, target = draw(plan, settings.batch, source, device)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,27 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path: Path) -> No
         one, other = load_file(whole.with_name(name)), load_file(resumed.with_name(name))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_a_run_whose_clips_are_drawn_ahead_is_resumed_like_any_other(tmp_path: Path) -> None:
+    settings = {"steps": 6, "repeats": 2, "pool": 2, "draw_processes": 1}
+    whole = train_depth(run(tmp_path / "whole", **settings), Silent(), stand_in_clips)
+    halves = run(tmp_path / "halves", **settings)
+    with pytest.raises(Cancelled):
+        train_depth(halves, Watch(cancel_after=3), stand_in_clips)
+    resumed = train_depth(dataclasses.replace(halves, draw_processes=2), Silent(), stand_in_clips, resume=True)
+    one, other = load_file(whole.with_name(CHECKPOINT_NAME)), load_file(resumed.with_name(CHECKPOINT_NAME))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not whole.with_name("drawn").exists() and not resumed.with_name("drawn").exists()
+
+
+def test_a_clip_is_gone_through_as_often_as_asked_and_every_frame_is_seen(tmp_path: Path) -> None:
+    orders = [run(tmp_path, sizes=((32, 64, 4),), passes=5).plan(step).order for step in range(40)]
+    for order in orders:
+        assert set(order) == {0, 1, 2, 3} and order[0] in (0, 3)
+        assert all(abs(one - two) == 1 for one, two in itertools.pairwise(order))
+    assert {len(order) for order in orders} == {4, 7, 10, 13, 16}
+    assert {order[0] for order in orders} == {0, 3}
 
 
 def test_the_clock_ends_a_run_and_counts_over_sittings(tmp_path: Path) -> None:

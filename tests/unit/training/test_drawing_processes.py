@@ -49,14 +49,14 @@ def test_groups_are_what_would_have_been_drawn_here_and_are_drawn_nowhere_else(t
 
 def test_what_a_process_stumbles_over_is_told(tmp_path: Path) -> None:
     with processes(refused, tmp_path) as ahead:
-        ahead.want(0)
+        ahead.want_group(0)
         with pytest.raises(Ex4dError, match="no room"):
             ahead.wait(0)
 
 
 def test_a_process_that_is_ended_is_a_lack_of_memory(tmp_path: Path) -> None:
     with processes(killed, tmp_path) as ahead:
-        ahead.want(0)
+        ahead.want_group(0)
         with pytest.raises(Ex4dError, match="ended by the system") as caught:
             ahead.wait(0)
     assert caught.value.code == "out_of_memory"
