@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,16 @@ def test_a_published_folder_s_files_are_selected(wan: Path) -> None:
     assert MODELS[WAN].selected([*paths, *others]) == sorted(paths)
 
 
+def test_what_is_pinned_can_be_right() -> None:
+    for model in MODELS.values():
+        assert model.revision == "main" or re.fullmatch("[0-9a-f]{40}", model.revision), model.name
+        assert model.selected(model.sha256) == sorted(model.sha256), model.name
+        assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in model.sha256.values()), model.name
+        assert model.revision != "main" or len(model.sha256) == 0, (
+            model.name
+        )
+
+
 def test_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert places_module.models_folder() == tmp_path / "Модели ü 模型"
     assert places_module.cache_folder() == tmp_path / "cache"
@@ -73,7 +84,7 @@ def test_a_model_that_is_not_here() -> None:
     with pytest.raises(Ex4dError, match="not installed") as caught:
         store.find(WAN)
     assert (caught.value.code, caught.value.action) == ("model_missing", f"models:{WAN}")
-    assert f"ex4d models download {WAN}" in caught.value.hint and "about 91" in caught.value.hint
+    assert f"ex4d models download {WAN}" in caught.value.hint and "about 90" in caught.value.hint
     assert store.installed() == []
 
 
