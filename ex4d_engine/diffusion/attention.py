@@ -7,6 +7,7 @@ once 4 % slower (docs/performance.md).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, dispatch_attention_fn
 
+from ..errors import Ex4dError
 from ..files import atomic_path
 
 NATIVE: Final = "native"
@@ -29,23 +32,55 @@ WORST_DEVIATION: Final = 2e-2  # relative; bfloat16 kernels differ among themsel
 Shape = tuple[int, int, int, int]
 
 
-def fastest_backend(shape: Shape, device: torch.device, dtype: torch.dtype, cache_file: Path) -> str:
+def splitting(candidates: tuple[str, ...] = CANDIDATES) -> tuple[str, ...]:
+    """Those with which ranks can share a video's tokens."""
+    return tuple(
+        name
+        for name in candidates
+        if _AttentionBackendRegistry._is_context_parallel_available(AttentionBackendName(name))
+    )
+
+
+def use_backend(transformer: ModelMixin, name: str) -> None:
+    """Makes one transformer use a backend, and nothing else: diffusers would change the whole process's default too.
+
+    Raises:
+        ValueError, RuntimeError, ImportError: it does not run here.
+    """
+    default, _ = _AttentionBackendRegistry.get_active_backend()
+    try:
+        transformer.set_attention_backend(name)
+    finally:
+        _AttentionBackendRegistry.set_active_backend(default)
+
+
+def fastest_backend(
+    shape: Shape,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_file: Path,
+    candidates: tuple[str, ...] = CANDIDATES,
+) -> str:
     """The name of the fastest backend for self-attention, to be given to `transformer.set_attention_backend`.
 
     Args:
         shape: (batch, tokens, heads, head size) of queries, keys and values.
         device, dtype: where and in which precision; on a CPU there is nothing to choose.
-        cache_file: JSON file of earlier trials; one that is unreadable is made anew.
+        cache_file: JSON file of earlier trials; one that is unreadable is made anew, one that cannot be written is
+            done without.
+        candidates: to choose from.
     """
     if device.type != "cuda":
         return NATIVE
     key = trial_key(shape, device, dtype)
     known = read_trials(cache_file)
-    if key not in known:
-        known = {**known, key: min(timed := trial(shape, device, dtype), key=timed.__getitem__)}
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(cache_file) as temporary:
-            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    if known.get(key) not in candidates:
+        timed = trial(shape, device, dtype, candidates)
+        known = {**known, key: min(timed, key=timed.__getitem__)}
+        with contextlib.suppress(OSError, Ex4dError):
+            cache_file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(cache_file) as temporary:
+                temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return known[key]
 
 

@@ -259,7 +259,16 @@ def generate_video(
 
         def second_pass(window: Window, anchor: Frames | None) -> WindowInputs:
             return second_pass_inputs(
-                pipeline, fine, window, anchor, prompts, settings.guidance_scale, plan.tiles, buffer, plan.size
+                pipeline,
+                fine,
+                window,
+                anchor,
+                prompts,
+                settings.guidance_scale,
+                plan.tiles,
+                buffer,
+                plan.size,
+                counter.check,
             )
 
         digest = settings_digest(identity)

@@ -57,6 +57,14 @@ def layout_of(ranks: int, guided: bool) -> Layout:
     return Layout(guidance, ranks // guidance)
 
 
+def chosen_by_the_first(choose: Callable[[], str]) -> str:
+    """What rank 0 chooses, on all ranks: by trials of their own they could choose differently, and wait for ever."""
+    chosen: list[str | None] = [choose() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(chosen, src=0)
+    assert chosen[0] is not None
+    return chosen[0]
+
+
 def usable_ranks(available: int, heads: int, tokens: Collection[int], guided: bool) -> int:
     """The largest number of ranks, `available` at most, that can share the work; the others would stay idle.
 

@@ -7,7 +7,7 @@ begins at a middle noise level, where that is fixed and detail is not, and sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ def second_pass_inputs(
     tiles: tuple[Tile, ...],
     first_pass: FrameBuffer,
     first_size: WorkingSize,
+    check: Callable[[], None],
 ) -> WindowInputs:
     """A window of the second pass: tile by tile, from the first pass's frames.
 
@@ -81,11 +82,13 @@ def second_pass_inputs(
         tiles: over the second pass's size.
         first_pass: frames at `first_size`, as the first pass made them.
         first_size: of the first pass.
+        check: asked before each tile is encoded, and in each step; raises to stop.
     """
     colours, masks = working.window(window)
     size = working.size
     conditionings = []
     for tile in tiles:
+        check()
         conditioning = _conditioning(pipeline, tile, colours, masks, anchor, waits=len(tiles) > 1)
         conditionings.append(conditioning if len(tiles) == 1 else conditioning.to("cpu"))
     del colours, masks  # before there is another copy of all frames
@@ -95,10 +98,13 @@ def second_pass_inputs(
         place[:] = enlarged(frame[:height, :width], (size.width, size.height), first_size.scale / size.scale)
 
     def encoded(index: int) -> torch.Tensor:
+        check()
         return pipeline.encode_video(_video(tiles[index].of_pixels(start))).cpu()
 
     clean = blended(tiles, (size.height // LATENT_STEP, size.width // LATENT_STEP), encoded)
-    return WindowInputs(tiled_velocity(pipeline, tiles, conditionings, prompt_embeds, guidance_scale), clean)
+    return WindowInputs(
+        tiled_velocity(pipeline, tiles, conditionings, prompt_embeds, guidance_scale, check=check), clean
+    )
 
 
 def _conditioning(

@@ -23,7 +23,7 @@ from ..bundled_model import smaller_preset
 from ..errors import Ex4dError
 from ..places import cache_folder
 from ..progress import Reporter
-from .attention import NATIVE, fastest_backend
+from .attention import CANDIDATES, fastest_backend, splitting, use_backend
 from .checkpoints import ADAPTER_NAME
 from .compilation import CompiledBlocks
 from .loading import FAST_NAME, constant_prompt, has_constant_prompt, load_component, load_pipeline
@@ -156,11 +156,15 @@ def open_models(
             reporter=reporter,
         )
         place_small_models(pipeline, device, tier)
-        backend = _attention(pipeline, options.attention, plan)
         if ranks is not None and ranks.world_size > 1:
-            from .parallel import share_work
+            from .parallel import chosen_by_the_first, layout_of, share_work
 
+            splits = layout_of(ranks.world_size, is_guided).ulysses > 1
+            wanted = chosen_by_the_first(lambda: _attention(options.attention, plan, splits=splits))
+            backend = _use_attention(pipeline, wanted)
             share_work(pipeline, is_guided)
+        else:
+            backend = _use_attention(pipeline, _attention(options.attention, plan))
         compiled = CompiledBlocks(pipeline.transformer, reporter) if plan.compiled else None
         if options.cache == "first-block":
             enable_cache(pipeline.transformer)
@@ -295,17 +299,32 @@ def embed_texts(
     return embeds
 
 
-def _attention(pipeline: Ex4dPipeline, wanted: str, plan: RunPlan) -> str:
-    """Sets and returns the attention backend."""
+def _attention(wanted: str, plan: RunPlan, *, splits: bool = False) -> str:
+    """The attention backend by name. splits: whether ranks share a video's tokens, which not every one can.
+
+    Raises:
+        Ex4dError: `bad_request` for one that was asked for and cannot.
+    """
+    candidates = splitting() if splits else CANDIDATES
     if wanted == "auto":
         shape = (1, plan.tokens, plan.size.heads, plan.size.width // plan.size.heads)
-        wanted = fastest_backend(shape, plan.device, plan.dtype, cache_folder() / "attention.json")
-    if wanted != NATIVE:
-        try:
-            pipeline.transformer.set_attention_backend(wanted)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise Ex4dError("bad_request", f"Attention {wanted!r} does not run here ({error}).", "Use auto.") from error
+        return fastest_backend(shape, plan.device, plan.dtype, cache_folder() / "attention.json", candidates)
+    if splits and wanted in CANDIDATES and wanted not in candidates:
+        raise Ex4dError(
+            "bad_request",
+            f"With attention {wanted!r} so many graphics cards cannot share one shot.",
+            f"Use auto, or one of: {', '.join(candidates)}.",
+        )
     return wanted
+
+
+def _use_attention(pipeline: Ex4dPipeline, name: str) -> str:
+    """Sets and returns the attention backend."""
+    try:
+        use_backend(pipeline.transformer, name)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise Ex4dError("bad_request", f"Attention {name!r} does not run here ({error}).", "Use auto.") from error
+    return name
 
 
 def _keep_compiled_code() -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from ..errors import Ex4dError
 from ..files import write_bytes
 
 _NAME = "embeds"
@@ -27,7 +29,8 @@ def cached_embeds(
     Args:
         texts: prompts.
         encoder_folder: the text encoder's, whose files' names, sizes and times tell one encoder from another.
-        cache_folder: where the embeddings are kept; a file that is damaged is made anew.
+        cache_folder: where the embeddings are kept; a file that is damaged is made anew, and a folder
+            that cannot be written is done without.
         embed: computes embeddings, all missing ones in one call, as it loads the encoder for them.
     """
     encoder = _fingerprint(encoder_folder)
@@ -35,10 +38,12 @@ def cached_embeds(
     known = [_read(file) for file in files]
     missing = [index for index, embeds in enumerate(known) if embeds is None]
     if missing:
-        cache_folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            cache_folder.mkdir(parents=True, exist_ok=True)
         for index, embeds in zip(missing, embed([texts[index] for index in missing]), strict=True):
             known[index] = kept = embeds.detach().cpu().contiguous()
-            write_bytes(files[index], save({_NAME: kept}))
+            with suppress(Ex4dError):  # read-only, or full: encoded anew the next time
+                write_bytes(files[index], save({_NAME: kept}))
     return [embeds for embeds in known if embeds is not None]
 
 

@@ -138,6 +138,7 @@ def tiled_velocity(
     prompt_embeds: tuple[torch.Tensor, torch.Tensor | None],
     guidance_scale: float,
     attention_kwargs: dict[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Velocity:
     """The denoiser of a whole frame; with one tile it is the plain pipeline's.
 
@@ -147,10 +148,12 @@ def tiled_velocity(
         conditionings: one a tile; on the CPU they take no device memory while another tile is in hand.
         prompt_embeds: from `prepare_prompt_embeds`.
         guidance_scale, attention_kwargs: as of the pipeline.
+        check: asked before each tile; raises to stop.
     """
 
     def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         def of_tile(index: int) -> torch.Tensor:
+            check()
             if len(tiles) > 1 and pipeline.transformer.is_cache_enabled:
                 # what a block cache remembers is of the tile before
                 pipeline.transformer._reset_stateful_cache()

@@ -200,6 +200,7 @@ def test_one_tile_of_the_second_pass_is_plain_partial_denoising(pipeline: Ex4dPi
         plan_tiles(64, 96, area=64 * 96),
         FrameBuffer(iter([coarse])),
         coarse_size,
+        lambda: None,
     )
     assert inputs.clean is not None
     start = at_level(inputs.clean, noise, first_level(pipeline, 4, 2))

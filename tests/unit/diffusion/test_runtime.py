@@ -3,16 +3,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from ex4d_engine import bundled_model
-from ex4d_engine.diffusion import runtime
-from ex4d_engine.diffusion.attention import NATIVE, fastest_backend, read_trials, trial
+from ex4d_engine.diffusion import attention, runtime
+from ex4d_engine.diffusion.attention import CANDIDATES, NATIVE, fastest_backend, read_trials, splitting, trial
 from ex4d_engine.diffusion.loading import load_pipeline
 from ex4d_engine.diffusion.placement import enable_cache
 from ex4d_engine.diffusion.run_plan import ModelPaths, RuntimeOptions, check_memory
@@ -186,6 +188,61 @@ def test_a_trial_times_only_what_runs() -> None:
     times = trial((1, 8, 2, 4), torch.device("cpu"), torch.float32, (NATIVE, "_flash_3"), seconds=0.01)
 
     assert set(times) == {NATIVE}
+
+
+def test_a_backend_is_one_transformers_and_not_the_processs(paths: ModelPaths) -> None:
+    def output(attention: str) -> np.ndarray:
+        return frames(paths, RuntimeOptions(attention=attention))
+
+    before = _AttentionBackendRegistry.get_active_backend()[0]
+    native = output(NATIVE)
+    output("_native_math")
+    assert _AttentionBackendRegistry.get_active_backend()[0] == before
+    np.testing.assert_array_equal(output(NATIVE), native)
+
+
+def test_only_backends_that_can_split_tokens_are_tried_for_ranks_that_share_them() -> None:
+    assert NATIVE in splitting()
+    assert set(splitting()) < set(CANDIDATES)
+    assert "_native_efficient" not in splitting()
+
+
+def test_a_trial_is_kept_where_that_is_possible_and_done_without_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials: list[tuple[str, ...]] = []
+
+    def trial_of(shape: object, device: object, dtype: object, candidates: tuple[str, ...]) -> dict[str, float]:
+        trials.append(candidates)
+        return {name: float(len(candidates) - place) for place, name in enumerate(candidates)}  # the last is fastest
+
+    monkeypatch.setattr(attention, "trial", trial_of)
+    monkeypatch.setattr(attention, "trial_key", lambda *_: "a card")
+    card, shape = torch.device("cuda"), (1, 8, 2, 4)
+    kept = tmp_path / "cache" / "attention.json"
+    assert fastest_backend(shape, card, torch.float32, kept) == CANDIDATES[-1]
+    assert fastest_backend(shape, card, torch.float32, kept) == CANDIDATES[-1] and len(trials) == 1
+    # what cannot split is no answer for ranks that share tokens
+    assert fastest_backend(shape, card, torch.float32, kept, splitting()) == splitting()[-1] and len(trials) == 2
+    (tmp_path / "file").write_bytes(b"")
+    for _ in range(2):
+        assert fastest_backend(shape, card, torch.float32, tmp_path / "file" / "attention.json") == CANDIDATES[-1]
+    assert len(trials) == 4
+
+
+def test_a_cache_of_texts_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    asked: list[list[str]] = []
+
+    def embed(texts: Sequence[str]) -> list[torch.Tensor]:
+        asked.append(list(texts))
+        return [torch.ones(1, 2, 3) for _ in texts]
+
+    for _ in range(2):
+        found = cached_embeds(["a"], tmp_path / "encoder", tmp_path / "file" / "texts", embed)
+        assert torch.equal(found[0], torch.ones(1, 2, 3))
+    assert asked == [["a"], ["a"]]
 
 
 def test_rubbish_in_the_file_of_trials_is_passed_over(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ex4d_engine.diffusion import tiles as tiles_module
 from ex4d_engine.diffusion.pipeline import Ex4dPipeline
 from ex4d_engine.diffusion.tiles import Tile, blended, plan_tiles, tile_weights, tiled_velocity
 from ex4d_engine.diffusion.windows import at_level, first_level
+from ex4d_engine.errors import Cancelled
 from tests.tiny_model import TEXT_WIDTH, conditioning
 
 AREA = 64 * 64
@@ -96,6 +97,29 @@ def tiled_run(pipeline: Ex4dPipeline, tiles: tuple[Tile, ...], first_step: int, 
     noise = torch.randn(1, 16, 2, 8, 12, generator=torch.Generator().manual_seed(1))
     start = at_level(pipeline.encode_video(video), noise, first_level(pipeline, steps, first_step))
     return pipeline.denoise(start, tiled_velocity(pipeline, tiles, given, (EMBEDS, None), 1.0), steps, first_step)
+
+
+@torch.no_grad()
+def test_a_step_of_many_tiles_can_be_stopped_between_two_of_them(
+    pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[int] = []
+
+    def check() -> None:
+        if len(predicted) == 2:
+            raise Cancelled
+
+    def predict(self: Ex4dPipeline, latents: torch.Tensor, *_: object) -> torch.Tensor:
+        predicted.append(1)
+        return latents
+
+    monkeypatch.setattr(Ex4dPipeline, "conditioned_velocity", predict)
+    tiles = plan_tiles(160, 208, AREA, 16)
+    given = [pipeline.prepare_conditioning(*conditioning(5, 64, 64))] * len(tiles)
+    velocity = tiled_velocity(pipeline, tiles, given, (EMBEDS, None), 1.0, check=check)
+    with pytest.raises(Cancelled):
+        velocity(torch.zeros(1, 16, 2, 20, 26), torch.tensor(500.0))
+    assert len(predicted) == 2 < len(tiles)
 
 
 @torch.no_grad()

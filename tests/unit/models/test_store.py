@@ -66,9 +66,7 @@ def test_what_is_pinned_can_be_right() -> None:
         assert model.revision == "main" or re.fullmatch("[0-9a-f]{40}", model.revision), model.name
         assert model.selected(model.sha256) == sorted(model.sha256), model.name
         assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in model.sha256.values()), model.name
-        assert model.revision != "main" or len(model.sha256) == 0, (
-            model.name
-        )
+        assert model.revision != "main" or len(model.sha256) == 0, model.name
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ex4d_engine.diffusion import runtime
 from ex4d_engine.errors import Cancelled, Ex4dError
 from ex4d_engine.image_files import read_png
 from ex4d_engine.models import store
+from ex4d_engine.models.registry import MODELS
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot
 from ex4d_engine.stages import GenerateOptions, generate, generation_settings, render, repeat
@@ -122,7 +123,8 @@ def test_missing_models_are_named_with_the_command_before_any_work(
     assert f"preset {offered}" in error.value.hint
     for name in (BASE, ADAPTER, "wan2.1-fast-lora"):
         assert f"`ex4d models download {name}`" in error.value.hint
-    assert "92.5 GB" in error.value.message
+    together = sum(MODELS[name].size_bytes for name in (BASE, ADAPTER, "wan2.1-fast-lora"))
+    assert store.gigabytes(together) in error.value.message
     assert "generation" not in load_take(shot, take.name).record
 
 
