@@ -179,6 +179,8 @@ def open_models(
             "cache": options.cache,
             "need_gib": round(plan.need_gib, 1),
             "device": device_name(device),
+            # on a CPU sums are split among the threads, and rounded as they are split
+            **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
             "ranks": ranks.world_size if ranks is not None else 1,
             "versions": library_versions(),
         }

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from .. import json_fields as fields
 from ..errors import Ex4dError
@@ -14,6 +16,8 @@ from ..take import Take
 from ..take_log import LOG_NAME, LoggedReporter
 from .generate import generate, require_preset
 from .generate_options import GenerateOptions
+
+MOST_THREADS: Final = 1024
 
 
 def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
@@ -36,12 +40,14 @@ def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
         )
         before = fields.mapping(take.record.get("diffusion", {}), "diffusion")
         runtime = fields.mapping(before.get("runtime", {}), "runtime")
+        threads = fields.integer(runtime, "threads", 1, MOST_THREADS) if "threads" in runtime else None
     except (ValueError, Ex4dError) as error:
         raise Ex4dError(
             "shot_invalid", f"The record of {take.name} is damaged: {error}", "Choose another take."
         ) from error
     require_preset(preset, options)
-    result = generate(shot, take, preset, reporter, seed=seed, options=_pinned(options, runtime))
+    with _on_threads(threads):
+        result = generate(shot, take, preset, reporter, seed=seed, options=_pinned(options, runtime))
     log = LoggedReporter(reporter, result.root / LOG_NAME, "repeat")
     found = differences(before, result.record.get("diffusion", {}))
     if generation.get("fill") != result.record["generation"].get("fill"):
@@ -49,6 +55,22 @@ def repeat(shot: Shot, take: Take, reporter: Reporter) -> Take:
     for difference in found:
         log.log(f"{difference}: the frames may differ from those of {take.name}.")
     return result
+
+
+@contextlib.contextmanager
+def _on_threads(count: int | None) -> Iterator[None]:
+    """Computes on as many of the CPU's threads as then, as they decide how sums are rounded."""
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pinned(options: GenerateOptions, runtime: dict[str, Any]) -> GenerateOptions:

@@ -194,7 +194,6 @@ def test_the_first_rank_is_heard(whole_runs: tuple[dict[str, Any], Recorder]) ->
     assert any(entry[:2] == ("progress", "load model") for entry in said)
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 4, reason="four processes want four cores")
 def test_four_ranks_equal_one() -> None:
     result = run_parallel(job("mesh_run"), 4, "cpu", Silent())
 

@@ -86,6 +86,21 @@ def test_a_cancelled_run_goes_on_to_the_same_bytes_and_a_repeat_gives_them_again
     assert frames(generate(shot, rendered(shot), "final", Silent(), seed=4, options=QUICK)) != frames(whole)
 
 
+@pytest.mark.usefixtures("models")
+def test_a_repeat_computes_on_as_many_threads_as_the_take_did(shot: Shot) -> None:
+    ours = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole = generate(shot, rendered(shot), "final", Silent(), seed=3, options=QUICK)
+        torch.set_num_threads(2)
+        again = repeat(shot, whole, Silent())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(ours)
+    assert [take.record["diffusion"]["runtime"]["threads"] for take in (whole, again)] == [1, 1]
+    assert frames(again) == frames(whole)
+
+
 def test_a_repeat_says_what_is_not_as_it_was(shot: Shot, weights: tuple[Path, Path], tmp_path: Path) -> None:
     store.register(BASE, weights[0])
     store.register(ADAPTER, weights[1])
