@@ -32,6 +32,7 @@ import torch
 import torch.distributed as dist
 from transformer_options import options_parser, parsed, transformer_config
 
+from ex4d_engine.diffusion.compilation import CompiledBlocks
 from ex4d_engine.diffusion.guidance import guided_velocity
 from ex4d_engine.diffusion.parallel import Layout, layout_of, share_transformer, token_count
 from ex4d_engine.diffusion.parallel_launch import run_parallel
@@ -126,7 +127,7 @@ def _measured(ranks: Ranks, settings: Settings, layout: Layout) -> Measurement:
     transformer.set_attention_backend(settings.attention)
     group = share_transformer(transformer, layout) if layout.ranks > 1 else None
     if settings.compile:
-        transformer.compile_repeated_blocks(fullgraph=True)
+        CompiledBlocks(transformer, ranks.reporter)  # as the engine compiles
     step = guided_step(transformer, settings, ranks.device, group)
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -6,8 +6,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +22,7 @@ from ex4d_engine.models import store
 from ex4d_engine.models.registry import MODELS
 from ex4d_engine.progress import Silent
 from ex4d_engine.shot import Shot
-from ex4d_engine.stages import GenerateOptions, generate, generation_settings, render, repeat
+from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, generation_settings, render, repeat
 from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE, check_preset
 from ex4d_engine.take import Take, list_takes, load_take, save_take
 from tests import tiny_model
@@ -68,6 +70,27 @@ def test_a_path_that_begins_at_the_source_view_has_no_lead_in_and_another_has(sh
     assert len(frames(done)) == 6
     again = rendered(shot, 0.0)
     assert generate(shot, again, "final", Silent(), options=QUICK).record["diffusion"]["lead_in"] == 0
+
+
+@pytest.mark.usefixtures("models")
+def test_of_the_frames_that_are_made_those_of_the_lead_in_are_dropped(
+    shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def numbered(
+        pipeline: object, read: object, count: int, width: int, height: int, *_: object
+    ) -> Iterator[np.ndarray]:
+        for index in range(count):
+            yield np.full((height, width, 3), index, np.uint8)
+
+    monkeypatch.setattr(diffusion_run, "generate_video", numbered)
+    away = orbit_take(shot, 25.0)
+    away = dataclasses.replace(away, frames=away.frames[::-1])
+    save_take(away)
+    done = generate(shot, render(shot, away, Silent()), "final", Silent(), options=QUICK)
+    led = done.record["diffusion"]["lead_in"]
+    assert led >= 4
+    made = [int(read_png(done.file("generated", number)).max()) for number in done.numbers]
+    assert made == [led + index for index in range(len(made))]
 
 
 @pytest.mark.usefixtures("models")
