@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from ex4d_engine.stages import GenerateOptions, diffusion_run, generate, generat
 from ex4d_engine.stages.diffusion_presets import ADAPTER, BASE, check_preset
 from ex4d_engine.take import Take, list_takes, load_take, save_take
 from tests import tiny_model
+from tests.conftest import REPOSITORY
 from tests.tiny_shot import Listener, orbit_take
 from tests.unit.diffusion.cards import give_card, give_main
 
@@ -145,6 +148,24 @@ def test_two_ranks_share_a_run_and_only_the_first_writes(shot: Shot) -> None:
         one, two = (read_png(take.file("generated", number)).astype(int) for take in (alone, shared))
         assert abs(one - two).max() <= 1
     assert not (shared.root / "latents").exists()
+
+
+@pytest.mark.usefixtures("models")
+def test_the_command_line_shares_a_run_and_repeats_it_bit_for_bit_in_another_process(shot: Shot) -> None:
+    take = rendered(shot)
+    quick = ("--steps", "1", "--prompt", "a camera", "--negative-prompt", "blurred")
+
+    def ex4d(*arguments: str) -> Take:
+        command = [sys.executable, "-m", "ex4d_engine", "generate", str(shot.root), *arguments]
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8", check=False)
+        assert ended.returncode == 0, ended.stderr
+        return load_take(shot, json.loads(ended.stdout.splitlines()[-1])["take"])
+
+    whole = ex4d("--take", take.name, "--preset", "final", "--seed", "3", "--gpus", "2", *quick)
+    assert whole.record["diffusion"]["runtime"]["ranks"] == 2
+    again = ex4d("--repeat", whole.name)
+    assert again.name != whole.name and again.record["diffusion"]["runtime"]["ranks"] == 2
+    assert frames(again) == frames(whole)
 
 
 @pytest.mark.parametrize(("has_draft", "offered"), [(True, "draft"), (False, "preview")])
