@@ -279,26 +279,30 @@ SETTLED = 6  # latent frames until the random decoder has forgotten its start
 
 
 class LinearDecoder:
-    """Three latent channels, enlarged, as a picture: the random decoder would blur a jump over many frames."""
+    """Three latent channels, enlarged, as a picture that goes evenly from one latent frame to the next: the random
+    decoder would blur a jump over many frames."""
 
     def __init__(self, *_: object) -> None:
-        self.started = False
+        self.last: torch.Tensor | None = None
 
     def parts(self, latents: torch.Tensor, ahead: int = 0, *, is_last: bool = False) -> Iterator[Part]:
-        frame = 0
+        frame, last = 0, self.last
         for index in range(latents.shape[2]):
             pixels = latents[:, :3, index].repeat_interleave(8, -2).repeat_interleave(8, -1) / 4
-            count = 4 if self.started else 1
-            yield Part(frame, 0, 0, pixels[:, :, None].expand(-1, -1, count, -1, -1))
-            self.started = True
-            frame += count
+            shares = (1.0,) if last is None else (0.25, 0.5, 0.75, 1.0)
+            last = pixels if last is None else last
+            yield Part(frame, 0, 0, torch.stack([last + share * (pixels - last) for share in shares], 2))
+            frame += len(shares)
+            last = pixels
+            if index < latents.shape[2] - ahead:
+                self.last = pixels
 
 
-def drifting_oracle(offsets: float) -> Callable[[Window, Frames | None], WindowInputs]:
+def drifting_oracle(offsets: float, seed: int) -> Callable[[Window, Frames | None], WindowInputs]:
     """Knows the clip's latents, a static scene that flickers evenly, but shifts them by another amount each window."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     still = torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
-    flicker = 0.05 * torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
+    flicker = 0.2 * torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
     scene = still + flicker * (-1) ** torch.arange(55).view(1, 1, -1, 1, 1)
     direction = torch.randn(1, 16, 1, *LATENT_SIZE, generator=generator)
 
@@ -315,23 +319,23 @@ def drifting_oracle(offsets: float) -> Callable[[Window, Frames | None], WindowI
 
 
 def seam(frames: np.ndarray, plan: tuple[Window, ...]) -> float:
-    """The greatest jump within any overlap and at its ends, in medians of all such jumps.
-
-    A jump is from the last frame of a latent frame to that of the next, as within one the decoder alone decides.
-    """
-    jumps = np.sqrt((np.diff(frames[::4].astype(float), axis=0) ** 2).mean(axis=(1, 2, 3)))
+    """The greatest step from one frame to the next within any overlap and at its ends, in medians of all such steps."""
+    steps = np.sqrt((np.diff(frames.astype(float), axis=0) ** 2).mean(axis=(1, 2, 3)))
     at_borders = [
-        jumps[window.latent_start : window.latent_start + window.overlap_latents + 1].max() for window in plan[1:]
+        steps[4 * max(window.latent_start - 1, 0) : 4 * (window.latent_start + window.overlap_latents + 1)].max()
+        for window in plan[1:]
     ]
-    return float(max(at_borders) / np.median(jumps[SETTLED:]))
+    return float(max(at_borders) / np.median(steps[4 * SETTLED :]))
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("plan", [SEAM_PLAN, LONG_SEAM_PLAN], ids=["49", "81"])
 def test_no_seam_where_windows_drift(
-    pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch, plan: tuple[Window, ...]
+    pipeline: Ex4dPipeline, monkeypatch: pytest.MonkeyPatch, plan: tuple[Window, ...], seed: int
 ) -> None:
+    """A static scene that flickers a little. Between frames of one latent frame the decoder goes evenly."""
     monkeypatch.setattr(windows, "StreamingDecoder", LinearDecoder)
-    oracle = drifting_oracle(0.1)
+    oracle = drifting_oracle(0.4, seed)
     blended = seam(run(pipeline, plan, oracle), plan)
     monkeypatch.setattr(windows, "overlap_shares", lambda latents: torch.ones(1, 1, latents, 1, 1))
     cut = seam(run(pipeline, plan, oracle), plan)
@@ -344,9 +348,3 @@ def test_windows_that_share_a_single_frame(pipeline: Ex4dPipeline) -> None:
     assert [(window.start, window.overlap_latents) for window in plan] == [(0, 0), (8, 0)]
     frames = run(pipeline, plan, model_denoiser(pipeline, conditioning(17, HEIGHT, WIDTH)))
     assert frames.shape == (17, HEIGHT, WIDTH, 3)
-
-
-def test_no_seam_on_a_static_scene(pipeline: Ex4dPipeline) -> None:
-    plan = plan_windows(81, 49, 13)
-    video, mask = (value.expand(-1, -1, 81, -1, -1) for value in conditioning(1, HEIGHT, WIDTH))
-    assert seam(run(pipeline, plan, model_denoiser(pipeline, (video, mask))), plan) < 1.5
